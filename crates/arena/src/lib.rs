@@ -1,0 +1,1 @@
+//! Aligned, pooled, reference-counted buffers for network and disk.

@@ -1,0 +1,3 @@
+//! The `catena` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The replica state machine of chain replication with apportioned queries; pure.

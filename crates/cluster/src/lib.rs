@@ -1,0 +1,1 @@
+//! The manager's state machine: leases, chain transitions, placement; pure.

@@ -1,0 +1,1 @@
+//! The chunk engine: copy-on-write store with journal, checksums and recovery.

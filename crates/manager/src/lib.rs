@@ -1,0 +1,1 @@
+//! The manager service: cluster state machine over a durable store.

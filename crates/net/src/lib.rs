@@ -1,0 +1,1 @@
+//! Transports: framed TCP.

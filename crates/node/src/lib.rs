@@ -1,0 +1,1 @@
+//! The storage service: shards that drive chain, engine and network.

@@ -1,0 +1,202 @@
+//! What the replica state machine asks of a chunk engine, and what it hears back.
+//!
+//! The state machine decides versions and order; the engine guarantees atomicity, durability, integrity and exact
+//! space. Everything here that returns a value answers at once from memory. Everything slow is started by a call and
+//! ends with exactly one [`Done`], which the driver (node or simulator) collects from the engine and hands to the
+//! state machine.
+
+use crate::chunk::{ChunkMeta, Committed, Op};
+use crate::error::Code;
+use crate::ids::{ChainVer, ChunkKey, Seq, SessionId, Tag, Ver};
+
+/// The last committed update of a session at this target: what a repeated request is answered with.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct SessionRow {
+    /// Number of the update.
+    #[prost(uint64, tag = "1")]
+    pub seq: Seq,
+    /// Version it made.
+    #[prost(uint64, tag = "2")]
+    pub ver: Ver,
+    /// Length of the chunk after it, in bytes.
+    #[prost(uint32, tag = "3")]
+    pub len: u32,
+    /// CRC-32C of the chunk after it.
+    #[prost(fixed32, tag = "4")]
+    pub checksum: u32,
+    /// Membership version recorded at its commit.
+    #[prost(uint64, tag = "5")]
+    pub chain_ver: ChainVer,
+}
+
+/// Space of a target in bytes. `used + reserved + free = total`.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Space {
+    /// Size of the data area.
+    #[prost(uint64, tag = "1")]
+    pub total: u64,
+    /// Held by committed and staged chunks, and by freed blocks not yet reusable.
+    #[prost(uint64, tag = "2")]
+    pub used: u64,
+    /// Promised to updates that are being staged.
+    #[prost(uint64, tag = "3")]
+    pub reserved: u64,
+    /// Chunks committed.
+    #[prost(uint64, tag = "4")]
+    pub chunks: u64,
+}
+
+/// How a chunk checksum was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum ChecksumMethod {
+    /// The payload is the whole chunk: its checksum, computed on receipt, was used again.
+    Reuse = 0,
+    /// The checksums of the touched blocks were computed, the chunk's folded from the blocks' by combine.
+    Combine = 1,
+    /// Nothing was computed: truncation to a block boundary, extension by zero blocks, removal.
+    Derive = 2,
+}
+
+/// What staging did: the new length and checksum, and what it cost.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct StageInfo {
+    /// Length of the chunk after the update, in bytes.
+    #[prost(uint32, tag = "1")]
+    pub len: u32,
+    /// CRC-32C of the chunk after the update.
+    #[prost(fixed32, tag = "2")]
+    pub checksum: u32,
+    /// Number of the first block written, counted from the start of the chunk.
+    #[prost(uint32, tag = "3")]
+    pub first_block: u32,
+    /// Blocks of [`crate::limits::BLOCK`] bytes written.
+    #[prost(uint32, tag = "4")]
+    pub blocks_written: u32,
+    /// Blocks of the old version read and verified to fill partly written ones.
+    #[prost(uint32, tag = "5")]
+    pub blocks_read: u32,
+    /// How the chunk checksum was found.
+    #[prost(enumeration = "ChecksumMethod", tag = "6")]
+    pub method: i32,
+}
+
+/// An update to be staged. The state machine has checked it with [`Op::check`] and given it its version.
+#[derive(Clone, Debug)]
+pub struct StageRequest<P> {
+    /// The chunk.
+    pub key: ChunkKey,
+    /// Version the chunk will have; above the committed one. No update of the chunk is staged now.
+    pub ver: Ver,
+    /// Membership version now.
+    pub chain_ver: ChainVer,
+    /// Names the update.
+    pub tag: Tag,
+    /// The update.
+    pub op: Op,
+    /// Chunk size; equals the existing chunk's.
+    pub chunk_size: u32,
+    /// Exactly `op.payload_len()` bytes.
+    pub payload: P,
+    /// CRC-32C of `payload`, already verified.
+    pub payload_crc: u32,
+}
+
+/// End of an operation started on a [`ChunkStore`].
+#[derive(Clone, Debug)]
+pub enum Done<P> {
+    /// [`ChunkStore::stage`]: data and record are durable.
+    Staged {
+        /// The chunk.
+        key: ChunkKey,
+        /// The staged version.
+        ver: Ver,
+        /// New length, checksum and cost.
+        info: StageInfo,
+    },
+    /// [`ChunkStore::unstage`]: durable.
+    Unstaged {
+        /// The chunk.
+        key: ChunkKey,
+        /// The version that is gone.
+        ver: Ver,
+    },
+    /// [`ChunkStore::read`]: the bytes, verified; or `Corrupt` when a block does not match its checksum.
+    Read {
+        /// As given to `read`.
+        id: u64,
+        /// The bytes, clipped at the end of the chunk, and their CRC-32C.
+        result: Result<(P, u32), Code>,
+    },
+    /// [`ChunkStore::install`], [`ChunkStore::purge`], [`ChunkStore::sync`]: durable.
+    Synced {
+        /// As given to the call.
+        id: u64,
+    },
+    /// The target as a whole has failed: it must serve nothing more. The last thing ever reported.
+    Failed {
+        /// Which operation on which file failed, and how.
+        reason: String,
+    },
+}
+
+/// A chunk engine as the replica state machine sees it.
+///
+/// The payload type is opaque to the state machine. At most one update of a chunk is staged at a time; reads may be
+/// started at any moment, see the version they name, and keep its blocks until they end.
+pub trait ChunkStore {
+    /// Bytes of a payload.
+    type Payload: Clone;
+
+    /// What is held of the chunk; `None` if nothing.
+    fn meta(&self, key: &ChunkKey) -> Option<ChunkMeta>;
+    /// Up to `limit` chunks with keys `≥ from`, in key order.
+    fn scan(&self, from: &[u8], limit: usize) -> Vec<(ChunkKey, ChunkMeta)>;
+    /// Highest version ever removed here: a chunk created anew continues above it.
+    fn remove_floor(&self) -> Ver;
+    /// The last committed update of a session.
+    fn session(&self, id: SessionId) -> Option<SessionRow>;
+    /// Up to `limit` session rows after `after`, in order.
+    fn sessions(&self, after: Option<SessionId>, limit: usize) -> Vec<(SessionId, SessionRow)>;
+    /// Space now.
+    fn space(&self) -> Space;
+
+    /// Reserves space and starts staging. From the return on, [`ChunkStore::meta`] shows the staged update (not yet
+    /// durable). Ends with [`Done::Staged`].
+    ///
+    /// # Errors
+    /// `NoSpace` or `ReadOnly`: nothing has changed.
+    fn stage(&mut self, request: StageRequest<Self::Payload>) -> Result<(), Code>;
+    /// Makes the durable staged version `ver` the committed one, at once in memory, and records the outcome in its
+    /// session; a staged remove makes the chunk absent and raises the remove floor to `ver`. The record follows with
+    /// the next append and needs no flush of its own. `chain_ver` is the one the tail committed under.
+    fn commit(&mut self, key: &ChunkKey, ver: Ver, chain_ver: ChainVer);
+    /// Drops the staged version `ver` (durable or not), at once in memory. Ends with [`Done::Unstaged`].
+    fn unstage(&mut self, key: &ChunkKey, ver: Ver);
+    /// Reads `len` bytes at `offset` of version `ver` (the committed or the durable staged one), clipped at its end.
+    /// Ends with [`Done::Read`].
+    fn read(&mut self, id: u64, key: &ChunkKey, ver: Ver, offset: u32, len: u32);
+    /// Replaces the whole chunk, whatever it was, by this committed version, atomically; anything staged is dropped.
+    /// `payload` is `committed.len` bytes with checksum `committed.checksum`. Ends with [`Done::Synced`].
+    ///
+    /// # Errors
+    /// `NoSpace`: nothing has changed.
+    fn install(
+        &mut self,
+        id: u64,
+        key: &ChunkKey,
+        chunk_size: u32,
+        committed: Committed,
+        payload: Self::Payload,
+    ) -> Result<(), Code>;
+    /// Makes the chunk absent, whatever it was. Ends with [`Done::Synced`].
+    fn purge(&mut self, id: u64, key: &ChunkKey);
+    /// Forgets every session row. Recorded with the next append.
+    fn clear_sessions(&mut self);
+    /// Merges a session row: the higher `seq` stays. Recorded with the next append.
+    fn put_session(&mut self, id: SessionId, row: SessionRow);
+    /// Raises the remove floor to at least `floor`. Recorded with the next append.
+    fn raise_remove_floor(&mut self, floor: Ver);
+    /// Ends with [`Done::Synced`] when everything before this call, commits included, is durable.
+    fn sync(&mut self, id: u64);
+}

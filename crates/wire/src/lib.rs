@@ -1,0 +1,1 @@
+//! Messages of Catena and their bytes.
