@@ -1,0 +1,1 @@
+//! The fixed header of a frame.

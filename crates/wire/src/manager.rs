@@ -1,0 +1,205 @@
+//! Node, client and tool to manager.
+
+use catena_types::{ChainVer, Failure, LocalState, Routing, Space};
+
+/// A target directory, as its node found it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TargetOffer {
+    /// From the superblock; 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub uuid: Vec<u8>,
+    /// From the superblock; 0 if the target has not been given an id.
+    #[prost(uint32, tag = "2")]
+    pub target: u32,
+    /// The shard that owns it.
+    #[prost(uint32, tag = "3")]
+    pub shard: u32,
+    /// Space now.
+    #[prost(message, required, tag = "4")]
+    pub space: Space,
+}
+
+/// A node starts: it holds the locks of its targets, and asks for its incarnation. Sent again until answered.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RegisterRequest {
+    /// The node, as configured.
+    #[prost(uint32, tag = "1")]
+    pub node: u32,
+    /// Cluster in its superblocks; 0 if they are all new.
+    #[prost(fixed64, tag = "2")]
+    pub cluster: u64,
+    /// Drawn at random at process start: tells a repeated request from a second process with the same node id.
+    #[prost(fixed64, tag = "3")]
+    pub process: u64,
+    /// `host:port` of each shard, in order.
+    #[prost(string, repeated, tag = "4")]
+    pub shard_addrs: Vec<String>,
+    /// All its targets.
+    #[prost(message, repeated, tag = "5")]
+    pub targets: Vec<TargetOffer>,
+}
+
+/// The answer to [`RegisterRequest`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RegisterReply {
+    /// Set if refused: `DuplicateNode`, `WrongCluster`, `InvalidArgument`.
+    #[prost(message, optional, tag = "1")]
+    pub failure: Option<Failure>,
+    /// The cluster; written to new superblocks.
+    #[prost(fixed64, tag = "2")]
+    pub cluster: u64,
+    /// This start of the node.
+    #[prost(uint64, tag = "3")]
+    pub incarnation: u64,
+    /// Id of each offered target, in the order offered.
+    #[prost(uint32, repeated, tag = "4")]
+    pub targets: Vec<u32>,
+    /// Length of a lease in milliseconds.
+    #[prost(uint32, tag = "5")]
+    pub lease_ms: u32,
+    /// Time between heartbeats in milliseconds.
+    #[prost(uint32, tag = "6")]
+    pub heartbeat_ms: u32,
+}
+
+/// State of one target, as its shard reports it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TargetReport {
+    /// The target.
+    #[prost(uint32, tag = "1")]
+    pub target: u32,
+    /// Its state.
+    #[prost(enumeration = "LocalState", tag = "2")]
+    pub state: i32,
+    /// The chain version the state is about: the one its shard has adopted.
+    #[prost(uint64, tag = "3")]
+    pub chain_ver: ChainVer,
+    /// Times it was opened in this incarnation; a grown count means that its memory is gone.
+    #[prost(uint64, tag = "4")]
+    pub open_count: u64,
+    /// Space now.
+    #[prost(message, required, tag = "5")]
+    pub space: Space,
+    /// As source: the sync of its successor under `chain_ver` was given up, for this reason.
+    #[prost(string, tag = "6")]
+    pub sync_failed: String,
+    /// As source: chunks settled so far, for people.
+    #[prost(uint64, tag = "7")]
+    pub synced_chunks: u64,
+    /// Why it has failed, if it has.
+    #[prost(string, tag = "8")]
+    pub failed: String,
+}
+
+/// I live. Asks for a lease for the targets listed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HeartbeatRequest {
+    /// The node.
+    #[prost(uint32, tag = "1")]
+    pub node: u32,
+    /// Its start.
+    #[prost(uint64, tag = "2")]
+    pub incarnation: u64,
+    /// Grows with every heartbeat of an incarnation; older ones are ignored.
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
+    /// Targets whose shards have answered since the last heartbeat.
+    #[prost(message, repeated, tag = "4")]
+    pub targets: Vec<TargetReport>,
+    /// Version of the routing the node has.
+    #[prost(uint64, tag = "5")]
+    pub routing: u64,
+}
+
+/// The answer to [`HeartbeatRequest`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HeartbeatReply {
+    /// Set if nothing is granted: an older start, or an unknown node (register again).
+    #[prost(message, optional, tag = "1")]
+    pub failure: Option<Failure>,
+    /// A lease of this many milliseconds, counted from when the heartbeat was sent, for the targets it listed; 0: none.
+    #[prost(uint32, tag = "2")]
+    pub lease_ms: u32,
+    /// The lease may be used only by a shard that has applied this routing version or a later one.
+    #[prost(uint64, tag = "3")]
+    pub routing_ver: u64,
+    /// Newer routing, if the node's is older.
+    #[prost(message, optional, tag = "4")]
+    pub routing: Option<Routing>,
+}
+
+/// Asks for routing newer than `have`; answered at once if there is, else when there is or `wait_ms` have passed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RoutingRequest {
+    /// Version the asker has; 0 if none.
+    #[prost(uint64, tag = "1")]
+    pub have: u64,
+    /// Longest wait in milliseconds.
+    #[prost(uint32, tag = "2")]
+    pub wait_ms: u32,
+}
+
+/// The answer to [`RoutingRequest`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RoutingReply {
+    /// Set if there is no answer to give.
+    #[prost(message, optional, tag = "1")]
+    pub failure: Option<Failure>,
+    /// Absent if nothing is newer.
+    #[prost(message, optional, tag = "2")]
+    pub routing: Option<Routing>,
+}
+
+/// Makes the chain table from the targets that are registered and in no chain.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InitRequest {
+    /// Replicas per chain.
+    #[prost(uint32, tag = "1")]
+    pub replicas: u32,
+    /// Wait with it (`Busy`) until so many nodes are registered.
+    #[prost(uint32, tag = "2")]
+    pub nodes: u32,
+}
+
+/// The answer to [`InitRequest`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InitReply {
+    /// Set if refused: too few nodes, or a chain table exists.
+    #[prost(message, optional, tag = "1")]
+    pub failure: Option<Failure>,
+    /// Chains made.
+    #[prost(uint32, tag = "2")]
+    pub chains: u32,
+}
+
+/// Asks for the state of everything, for people and tools.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StatusRequest {}
+
+/// A target in a status.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TargetStatus {
+    /// Last report.
+    #[prost(message, required, tag = "1")]
+    pub report: TargetReport,
+    /// Milliseconds since.
+    #[prost(uint64, tag = "2")]
+    pub heard_ms: u64,
+}
+
+/// The answer to [`StatusRequest`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StatusReply {
+    /// Set if there is no answer to give.
+    #[prost(message, optional, tag = "1")]
+    pub failure: Option<Failure>,
+    /// Nodes, targets, chains.
+    #[prost(message, required, tag = "2")]
+    pub routing: Routing,
+    /// By target id.
+    #[prost(message, repeated, tag = "3")]
+    pub targets: Vec<TargetStatus>,
+    /// Length of a lease in milliseconds.
+    #[prost(uint32, tag = "4")]
+    pub lease_ms: u32,
+}
