@@ -1,0 +1,65 @@
+//! The repository keeps its own rules: layers, purity, `unsafe`, file heads and sizes, names.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use catena_walls::{check_dependency, check_name, check_source};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+}
+
+/// Every .rs file of the repository, build directories left out.
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
+        let hidden = name.starts_with('.') || name == "target" || name.starts_with("target-");
+        if entry.file_type().unwrap().is_dir() && !hidden {
+            sources(&path, found);
+        } else if name.ends_with(".rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_source_file_keeps_the_rules() {
+    let root = root();
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    files.sort();
+    assert!(files.len() > 20, "found only {} source files under {}", files.len(), root.display());
+    let broken: Vec<String> = files
+        .iter()
+        .flat_map(|file| {
+            let path = file.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
+            check_source(&path, &std::fs::read_to_string(file).unwrap())
+        })
+        .map(|violation| violation.to_string())
+        .collect();
+    assert!(broken.is_empty(), "{} rules broken:\n{}", broken.len(), broken.join("\n"));
+}
+
+#[test]
+fn crates_depend_only_on_the_layers_below() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs this test, so it is there");
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut broken = Vec::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        broken.extend(check_name(name));
+        for dependency in package["dependencies"].as_array().unwrap() {
+            if dependency["kind"].as_str() != Some("dev") {
+                broken.extend(check_dependency(name, dependency["name"].as_str().unwrap()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
