@@ -4,7 +4,7 @@
 //! at a time and carries out the [`Command`]s in order. The time given is read *after* the event was received, so that
 //! a pause can only make a lease look older. Payloads are opaque: the state machine passes them on, it never looks in.
 
-use catena_types::{Chain, ChunkKey, Code, Done, LocalState, Op, Precondition, Tag, TargetId, Time};
+use catena_types::{Chain, ChunkKey, Done, LocalState, Op, Precondition, Tag, TargetId, Time};
 use catena_wire::client::{ListReply, ReadReply, UpdateReply};
 use catena_wire::peer::PeerMsg;
 
@@ -244,9 +244,4 @@ pub struct Counters {
     pub sync_equal: u64,
     /// Replies whose checksum differed from ours.
     pub divergences: u64,
-}
-
-/// A read of which the engine reported an error, by code: `Corrupt` is answered from another replica.
-pub(crate) fn read_failure(code: Code, me: TargetId) -> catena_types::Failure {
-    catena_types::Failure::new(code, format!("target {me} could not read these bytes; another replica may have them"))
 }

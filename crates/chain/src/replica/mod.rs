@@ -1,38 +1,356 @@
-//! One target's place in its chain.
+//! One target's place in its chain: state, and which room each event goes to.
+//!
+//! The write path is `update` (head) or `forward` (the others), then `commit`; reads are in `read`; membership in
+//! `adopt`; resync in `source` and `sink`.
 
-use catena_types::{ChunkStore, TargetId, Time};
+mod adopt;
+mod chunk;
+mod commit;
+mod forward;
+mod read;
+mod reject;
+mod role;
+mod sessions;
+mod sink;
+mod source;
+#[cfg(test)]
+mod tests;
+mod update;
 
-use crate::api::{Command, Config, Counters, Event, Report};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// One target's place in its chain.
+use catena_types::{ChunkKey, ChunkStore, Code, Done, Failure, LocalState, TargetId, Time, Ver};
+use catena_wire::peer::{Body, PeerMsg};
+
+use crate::api::{Command, Config, Counters, Event, Payload, Report};
+use chunk::ChunkState;
+use read::Reading;
+use role::Role;
+use sessions::Sessions;
+use sink::Sink;
+use source::Source;
+
+/// One target's place in its chain. See the crate's documentation.
 pub struct Replica<P> {
-    _p: std::marker::PhantomData<P>,
+    me: TargetId,
+    config: Config,
+    condition: Condition,
+    /// Version of the newest routing applied.
+    routing: u64,
+    lease: Option<Lease>,
+    /// `None` until the first routing is applied.
+    role: Option<Role>,
+    /// May serve reads and answer version queries: joined members wait for their predecessor's `Confirm`.
+    confirmed: bool,
+    chunks: BTreeMap<ChunkKey, ChunkState<P>>,
+    sessions: Sessions,
+    /// Reads that were started, by the id given to the engine and to the tail.
+    reads: BTreeMap<u64, Reading>,
+    /// Those of them that wait for the tail or for a stage, and so for time.
+    waiting: BTreeSet<u64>,
+    /// As tail with a SYNCING member behind it.
+    source: Option<Source>,
+    /// As SYNCING member.
+    sink: Option<Sink>,
+    /// Messages of a chain version that has not been adopted yet.
+    kept: Vec<(PeerMsg, Option<Payload<P>>)>,
+    /// Number of the newest forward of this target.
+    attempt: u64,
+    next_id: u64,
+    counters: Counters,
+}
+
+/// Whether the target takes part at all.
+enum Condition {
+    Running,
+    Stopped,
+    Failed(String),
+    Reopening,
+}
+
+struct Lease {
+    until: Time,
+    routing: u64,
+}
+
+/// What one call of [`Replica::handle`] works with.
+struct Cx<'a, P> {
+    now: Time,
+    store: &'a mut dyn ChunkStore<Payload = P>,
+    out: &'a mut Vec<Command<P>>,
 }
 
 impl<P: Clone> Replica<P> {
-    /// A replica that has just been opened: it belongs to no chain version yet and serves nothing.
+    /// A replica that has just been opened: it knows no chain yet and serves nothing.
     pub fn new(me: TargetId, config: Config) -> Replica<P> {
-        let _ = (me, config);
-        Replica { _p: std::marker::PhantomData }
+        Replica {
+            me,
+            config,
+            condition: Condition::Running,
+            routing: 0,
+            lease: None,
+            role: None,
+            confirmed: false,
+            chunks: BTreeMap::new(),
+            sessions: Sessions::default(),
+            reads: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            source: None,
+            sink: None,
+            kept: Vec::new(),
+            attempt: 0,
+            next_id: 0,
+            counters: Counters::default(),
+        }
     }
-    /// Takes one event and appends what is to be done.
-    pub fn handle<S: ChunkStore<Payload = P>>(&mut self, now: Time, event: Event<P>, store: &mut S, out: &mut Vec<Command<P>>) {
-        let _ = (now, event, store, out);
+
+    /// Takes one event and appends what is to be done to `out`, in order. `now` was read after the event came in.
+    pub fn handle(&mut self, now: Time, event: Event<P>, store: &mut dyn ChunkStore<Payload = P>, out: &mut Vec<Command<P>>) {
+        let cx = &mut Cx { now, store, out };
+        match event {
+            Event::Routing { version, chain } => self.adopt(cx, version, chain),
+            Event::Lease { until, routing } => self.lease = Some(Lease { until, routing }),
+            Event::Update(update) => self.on_update(cx, update),
+            Event::Read(read) => self.on_read(cx, read),
+            Event::List(list) => self.on_list(cx, list),
+            Event::Peer { msg, payload } => self.on_peer(cx, msg, payload),
+            Event::LinkUp { peer } => self.on_link_up(cx, peer),
+            Event::Done(done) => self.on_done(cx, done),
+            Event::Tick => self.on_tick(cx),
+            Event::Stop => self.stop(cx),
+        }
+        self.pump_source(cx);
     }
+
     /// When to send the next [`Event::Tick`]; `None` if nothing waits for time.
     pub fn next_wake(&self) -> Option<Time> {
-        None
+        self.waiting.iter().filter_map(|id| self.reads.get(id)?.wake(self.config.query_retry)).min()
     }
+
     /// What to say in the next heartbeat.
     pub fn report(&self) -> Report {
-        unimplemented!()
+        let (state, failed) = match &self.condition {
+            Condition::Failed(reason) => (LocalState::Failed, reason.clone()),
+            Condition::Stopped => (LocalState::Stopped, String::new()),
+            _ if self.sink.as_ref().is_some_and(Sink::up_to_date) => (LocalState::UpToDate, String::new()),
+            _ => (LocalState::Online, String::new()),
+        };
+        let source = self.source.as_ref();
+        Report {
+            state,
+            chain_ver: self.chain_ver(),
+            sync_failed: source.and_then(Source::failure).unwrap_or_default(),
+            synced_chunks: source.map_or(0, Source::settled_chunks),
+            failed,
+        }
     }
+
     /// Counters since the replica was made.
     pub fn counters(&self) -> &Counters {
-        unimplemented!()
+        &self.counters
     }
-    /// Client requests that wait here.
-    pub fn waiting(&self) -> usize {
-        0
+
+    /// Reads and updates in progress or waiting here.
+    pub fn load(&self) -> usize {
+        self.reads.len() + self.sessions.running()
+    }
+
+    /// The adopted chain version; 0 before the first.
+    pub fn chain_ver(&self) -> u64 {
+        self.role.as_ref().map_or(0, Role::chain_ver)
+    }
+
+    /// Whether reads would be served now: SERVING under the adopted chain version, confirmed, with a usable lease.
+    pub fn may_serve(&self, now: Time) -> bool {
+        self.check_serving(now, self.chain_ver()).is_ok()
+    }
+
+    /// What a version query for `key` would be answered now (0: absent); `None` if this target would not answer one.
+    /// No two targets of a chain may ever have answers that differ.
+    pub fn would_answer(&self, now: Time, key: &ChunkKey, store: &dyn ChunkStore<Payload = P>) -> Option<Ver> {
+        let tail = self.role.as_ref().is_some_and(Role::is_tail) && self.may_serve(now);
+        tail.then(|| store.meta(key).map_or(0, |m| m.commit_ver()))
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn role(&self) -> &Role {
+        self.role.as_ref().expect("called only under an adopted chain version")
+    }
+
+    fn is_head(&self) -> bool {
+        self.role.as_ref().is_some_and(Role::is_head)
+    }
+
+    fn is_tail(&self) -> bool {
+        self.role.as_ref().is_some_and(Role::is_tail)
+    }
+
+    fn lease_holds(&self, now: Time) -> bool {
+        self.lease.as_ref().is_some_and(|l| now < l.until && self.routing >= l.routing)
+    }
+
+    /// Sections 2.2, 2.3 and 6: chain version, serving, confirmed, lease.
+    fn check_serving(&self, now: Time, chain_ver: u64) -> Result<(), Failure> {
+        let me = self.me;
+        let Some(role) = &self.role else {
+            return Err(Failure::new(Code::NotServing, format!("target {me} has no routing yet; try again")));
+        };
+        let ours = role.chain_ver();
+        let refuse = |code, message: String| Err(Failure::new(code, message).under(ours));
+        if !matches!(self.condition, Condition::Running) {
+            return refuse(Code::NotServing, format!("target {me} is stopped; refresh routing"));
+        }
+        if chain_ver != ours {
+            let text = format!("chain {} is at version {ours}, not {chain_ver}; refresh routing", role.chain.id);
+            return Err(Failure::new(Code::WrongChainVersion, text).with_version(ours).under(ours));
+        }
+        if !role.serving() {
+            return refuse(Code::NotServing, format!("target {me} is {:?} in chain {}", role.state, role.chain.id));
+        }
+        if !self.lease_holds(now) {
+            return refuse(Code::LeaseExpired, format!("target {me} has no lease: its node has not heard from the manager"));
+        }
+        if !self.confirmed {
+            return refuse(
+                Code::NotServing,
+                format!("target {me} has just joined chain {} and is not confirmed yet", role.chain.id),
+            );
+        }
+        Ok(())
+    }
+
+    fn send(&self, cx: &mut Cx<P>, to: TargetId, body: Body, payload: Option<Payload<P>>) {
+        let role = self.role();
+        let msg = PeerMsg { chain: role.chain.id, chain_ver: role.chain_ver(), from: self.me, to, body: Some(body) };
+        cx.out.push(Command::Send { msg, payload });
+    }
+
+    /// A message of another chain version is dropped if older, kept until that version is adopted if newer.
+    fn on_peer(&mut self, cx: &mut Cx<P>, msg: PeerMsg, payload: Option<Payload<P>>) {
+        if !matches!(self.condition, Condition::Running) {
+            return;
+        }
+        if msg.to != self.me {
+            self.counters.protocol_errors += 1;
+        } else if msg.chain_ver > self.chain_ver() {
+            self.kept.push((msg, payload));
+        } else if msg.chain_ver < self.chain_ver() {
+            self.counters.dropped_versions += 1;
+        } else {
+            self.dispatch(cx, msg, payload);
+        }
+    }
+
+    fn dispatch(&mut self, cx: &mut Cx<P>, msg: PeerMsg, payload: Option<Payload<P>>) {
+        let from = msg.from;
+        let role = self.role();
+        let expected = match &msg.body {
+            Some(Body::Forward(_) | Body::Release(_) | Body::Confirm(_)) => role.pred == Some(from),
+            Some(Body::SyncPage(_) | Body::SyncPut(_) | Body::SyncDrop(_) | Body::SyncSessions(_) | Body::SyncDone(_)) => {
+                role.syncing() && role.pred == Some(from)
+            }
+            Some(Body::Reply(_) | Body::Reject(_)) => role.succ == Some(from) || role.sink == Some(from),
+            Some(Body::Page(_) | Body::Synced(_) | Body::SyncDoneReply(_)) => role.sink == Some(from),
+            Some(Body::Query(_)) => role.chain.serving().any(|t| t == from),
+            Some(Body::Answer(_)) => role.tail == Some(from),
+            None => false,
+        };
+        let Some(body) = msg.body.filter(|_| expected) else {
+            self.counters.protocol_errors += 1;
+            return;
+        };
+        match (body, payload) {
+            (Body::Forward(forward), Some(payload)) => self.on_forward(cx, forward, payload),
+            (Body::Release(release), _) => self.on_release(cx, release),
+            (Body::Reply(reply), _) => self.on_reply(cx, from, reply),
+            (Body::Reject(reject), _) => self.on_reject(cx, from, reject),
+            (Body::Query(query), _) => self.on_query(cx, from, query),
+            (Body::Answer(answer), _) => self.on_answer(cx, answer),
+            (Body::Confirm(_), _) => self.on_confirm(cx),
+            (Body::SyncPage(page), _) => self.on_sync_page(cx, page),
+            (Body::Page(page), _) => self.on_page(cx, page),
+            (Body::SyncPut(put), Some(payload)) => self.on_sync_put(cx, put, payload),
+            (Body::SyncDrop(drop), _) => self.on_sync_drop(cx, drop),
+            (Body::Synced(synced), _) => self.on_synced(cx, synced),
+            (Body::SyncSessions(rows), _) => self.on_sync_sessions(cx, rows),
+            (Body::SyncDone(done), _) => self.on_sync_done(cx, done),
+            // The sink tells the manager, and the manager decides.
+            (Body::SyncDoneReply(_), _) => {}
+            (Body::Forward(_) | Body::SyncPut(_), None) => self.counters.protocol_errors += 1,
+        }
+    }
+
+    fn on_done(&mut self, cx: &mut Cx<P>, done: Done<P>) {
+        match done {
+            Done::Staged { key, ver, info } => self.on_staged(cx, key, ver, info),
+            Done::Unstaged { key, ver } => self.on_unstaged(cx, key, ver),
+            Done::Read { id, result } => self.on_read_done(cx, id, result),
+            Done::Synced { id } => self.on_store_synced(cx, id),
+            Done::Failed { reason } => {
+                self.stand_down(cx, "its disk failed");
+                self.condition = Condition::Failed(reason);
+            }
+        }
+    }
+
+    fn stop(&mut self, cx: &mut Cx<P>) {
+        if matches!(self.condition, Condition::Running) {
+            self.stand_down(cx, "its node is going down");
+            self.condition = Condition::Stopped;
+        }
+    }
+
+    /// What is held here does not fit what a peer sent: start anew, through resync.
+    fn distrust(&mut self, cx: &mut Cx<P>, reason: String) {
+        self.stand_down(cx, "it does not fit its chain and starts anew");
+        self.condition = Condition::Reopening;
+        cx.out.push(Command::Reopen { reason });
+    }
+
+    /// Gives the next in line its turn, until somebody keeps it or nobody is left.
+    fn advance(&mut self, cx: &mut Cx<P>, key: &ChunkKey) {
+        use chunk::Turn;
+        while let Some(chunk) = self.chunks.get_mut(key) {
+            if chunk.busy.is_some() {
+                return;
+            }
+            match chunk.queue.pop_front() {
+                Some(Turn::Client(update, waiters)) => self.start_client(cx, *update, waiters),
+                Some(Turn::Forward(forward, payload, released)) => self.start_forward(cx, *forward, payload, released),
+                Some(Turn::Settle(sinks)) => self.start_settle(cx, key, sinks),
+                Some(Turn::Put(put, payload)) => self.start_put(cx, key, *put, payload),
+                Some(Turn::Drop) => self.start_drop(cx, key),
+                None => {
+                    let readers = std::mem::take(&mut chunk.readers);
+                    self.chunks.remove(key);
+                    readers.into_iter().for_each(|id| self.decide_read(cx, id));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_link_up(&mut self, cx: &mut Cx<P>, peer: TargetId) {
+        let Some(role) = self.role.as_ref().filter(|_| matches!(self.condition, Condition::Running)) else { return };
+        let (succ, sink, tail) = (role.succ, role.sink, role.tail);
+        if !role.serving() {
+            return;
+        }
+        if succ == Some(peer) || sink == Some(peer) {
+            self.forward_again(cx, peer);
+        }
+        if succ == Some(peer) {
+            self.confirm_successor(cx);
+        }
+        if sink == Some(peer) {
+            self.resume_source(cx);
+        }
+        if tail == Some(peer) {
+            self.ask_again(cx, |_| true);
+        }
     }
 }

@@ -1,0 +1,165 @@
+//! Adopting a chain version is one step: role, tail rule and every commit they cause come before any read, query or
+//! message is served under it (protocol section 5, amendments C5 and C7).
+
+use catena_types::{Chain, ChunkKey, Code, Failure, PublicState, Staged};
+
+use super::chunk::{Busy, InFlight, Next, Times, Turn};
+use super::read::Reading;
+use super::role::Role;
+use super::sink::Sink;
+use super::source::Source;
+use super::update::refuse;
+use super::{Condition, Cx, Replica};
+
+impl<P: Clone> Replica<P> {
+    pub(super) fn adopt(&mut self, cx: &mut Cx<P>, version: u64, chain: Chain) {
+        self.routing = self.routing.max(version);
+        if self.role.is_some() && chain.chain_ver <= self.chain_ver() {
+            return;
+        }
+        let before = self.role.as_ref().and_then(|r| r.state);
+        self.role = Some(Role::new(self.me, chain));
+        self.source = None;
+        self.sink = None;
+        if !matches!(self.condition, Condition::Running) {
+            return;
+        }
+        self.drop_peer_turns();
+        if self.role().serving() {
+            self.enter_serving(cx, before);
+        } else {
+            self.stand_down(cx, "it has left the serving members of its chain");
+            self.sink = self.role().syncing().then(Sink::default);
+        }
+        self.take_kept(cx);
+    }
+
+    /// Turns that the old version gave: a predecessor sends its forwards again, a resync starts again.
+    fn drop_peer_turns(&mut self) {
+        for chunk in self.chunks.values_mut() {
+            chunk.queue.retain(|turn| matches!(turn, Turn::Client(..)));
+            if matches!(chunk.busy, Some(Busy::Settle | Busy::Install)) {
+                chunk.busy = None;
+            }
+        }
+        self.reads.retain(|_, reading| !matches!(reading, Reading::Settle { .. }));
+    }
+
+    fn enter_serving(&mut self, cx: &mut Cx<P>, before: Option<PublicState>) {
+        match before {
+            Some(PublicState::Serving) => {}
+            Some(PublicState::Syncing) => {
+                // Releases got as a sink are void; the predecessor sends them again.
+                self.confirmed = false;
+                self.chunks.values_mut().filter_map(|c| c.update()).for_each(|f| f.released = false);
+            }
+            _ => {
+                self.confirmed = false;
+                self.roll_forward(cx);
+            }
+        }
+        if self.is_head() {
+            self.confirmed = true;
+        }
+        if let Some(sink) = self.role().sink {
+            self.source = Some(Source::new(sink));
+        }
+        let keys: Vec<ChunkKey> = self.chunks.keys().cloned().collect();
+        for key in &keys {
+            self.drive(cx, key);
+        }
+        for key in &keys {
+            self.advance(cx, key);
+        }
+        self.confirm_successor(cx);
+        self.restart_reads(cx);
+        self.start_source(cx);
+    }
+
+    /// Section 5 for one update in flight: forwarded and released again, or committed by the tail rule.
+    fn drive(&mut self, cx: &mut Cx<P>, key: &ChunkKey) {
+        let (head, next) = (self.is_head(), self.next_for(key));
+        let Some(inflight) = self.chunks.get_mut(key).and_then(|c| c.update()) else { return };
+        if inflight.undoing.is_some() {
+            return;
+        }
+        if head && !inflight.released {
+            inflight.released = true;
+            inflight.times.released = cx.now;
+        }
+        inflight.next = next;
+        if matches!(inflight.next, Next::To(_)) {
+            self.counters.reforwards += 1;
+            self.send_forward(cx, key);
+        }
+        self.progress(cx, key);
+    }
+
+    /// A revived member of the last serving set drives every staged update on, never back.
+    fn roll_forward(&mut self, cx: &mut Cx<P>) {
+        let mut from = Vec::new();
+        loop {
+            let page = cx.store.scan(&from, 256);
+            let Some((last, _)) = page.last() else { return };
+            from = [last.as_bytes(), &[0]].concat();
+            for (key, meta) in page {
+                if let Some(staged) = meta.staged {
+                    self.counters.rolled_forward += 1;
+                    self.sessions.start(staged.tag, &key);
+                    let base = meta.committed.map_or((0, 0), |c| (c.ver, c.checksum));
+                    let inflight = rolled_forward(staged, meta.chunk_size, base);
+                    self.chunks.entry(key).or_default().busy = Some(Busy::Update(Box::new(inflight)));
+                }
+            }
+        }
+    }
+
+    /// Not SERVING any more, whatever the reason: nothing in flight goes on, releases are forgotten, staged updates are
+    /// inert. Clients are sent to look at the routing again.
+    pub(super) fn stand_down(&mut self, cx: &mut Cx<P>, why: &str) {
+        self.confirmed = false;
+        let failure = Failure::new(Code::NotServing, format!("target {} does not serve: {why}; refresh routing", self.me))
+            .under(self.chain_ver());
+        for chunk in std::mem::take(&mut self.chunks).into_values() {
+            if let Some(Busy::Update(inflight)) = chunk.busy {
+                refuse(cx, inflight.waiters, failure.clone());
+            }
+            for turn in chunk.queue {
+                if let Turn::Client(_, waiters) = turn {
+                    refuse(cx, waiters, failure.clone());
+                }
+            }
+        }
+        self.sessions.clear();
+        self.end_reads(cx, &failure);
+        self.source = None;
+        self.sink = None;
+    }
+
+    /// Messages that came before the version they were sent under.
+    fn take_kept(&mut self, cx: &mut Cx<P>) {
+        for (msg, payload) in std::mem::take(&mut self.kept) {
+            self.on_peer(cx, msg, payload);
+        }
+    }
+}
+
+fn rolled_forward<P>(staged: Staged, chunk_size: u32, base: (u64, u32)) -> InFlight<P> {
+    let info = catena_types::StageInfo { len: staged.len, checksum: staged.checksum, ..Default::default() };
+    InFlight {
+        ver: staged.ver,
+        tag: staged.tag,
+        op: None,
+        chunk_size,
+        base,
+        payload: None,
+        waiters: Vec::new(),
+        pred_attempt: 0,
+        stage: staged.durable.then_some(info),
+        released: true,
+        next: Next::Nobody,
+        undoing: None,
+        explain: false,
+        times: Times::default(),
+    }
+}

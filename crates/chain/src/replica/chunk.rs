@@ -1,0 +1,120 @@
+//! What goes on with one chunk: the update or resync step that has the turn, and what waits behind it.
+
+use std::collections::VecDeque;
+
+use catena_types::{ChunkMeta, Code, Op, StageInfo, Tag, TargetId, Time, Ver};
+use catena_wire::client::Hop;
+use catena_wire::peer::{Forward, SyncPut};
+
+use crate::api::{ClientUpdate, Payload, RequestId};
+
+/// One chunk with something in flight. Chunks at rest have none: the engine's index is enough for them.
+pub(super) struct ChunkState<P> {
+    /// Who has the turn.
+    pub(super) busy: Option<Busy<P>>,
+    /// Who comes next, in order.
+    pub(super) queue: VecDeque<Turn<P>>,
+    /// Reads that wait until the staged update is durable here.
+    pub(super) readers: Vec<u64>,
+}
+
+impl<P> Default for ChunkState<P> {
+    fn default() -> ChunkState<P> {
+        ChunkState { busy: None, queue: VecDeque::new(), readers: Vec::new() }
+    }
+}
+
+impl<P> ChunkState<P> {
+    /// The update that has the turn.
+    pub(super) fn update(&mut self) -> Option<&mut InFlight<P>> {
+        match &mut self.busy {
+            Some(Busy::Update(update)) => Some(update),
+            _ => None,
+        }
+    }
+}
+
+/// What can have a chunk's turn.
+pub(super) enum Busy<P> {
+    /// An update between stage and commit.
+    Update(Box<InFlight<P>>),
+    /// As source of a resync: the chunk is being sent, and the sink has not answered.
+    Settle,
+    /// As sink of a resync: the chunk is being replaced or removed.
+    Install,
+}
+
+/// What can wait for a chunk's turn.
+pub(super) enum Turn<P> {
+    /// A client's update (head), with the requests that wait for it.
+    Client(Box<ClientUpdate<P>>, Vec<RequestId>),
+    /// A predecessor's forward, and whether its release has come too.
+    Forward(Box<Forward>, Payload<P>, bool),
+    /// As source: compare with what the sink said it holds, and send what differs.
+    Settle(Option<ChunkMeta>),
+    /// As sink: replace the chunk.
+    Put(Box<SyncPut>, Payload<P>),
+    /// As sink: remove the chunk.
+    Drop,
+}
+
+/// An update between stage and commit at this target.
+pub(super) struct InFlight<P> {
+    pub(super) ver: Ver,
+    pub(super) tag: Tag,
+    /// `None` for an update found staged by a revived member: it is never forwarded.
+    pub(super) op: Option<Op>,
+    pub(super) chunk_size: u32,
+    /// Committed version it builds on, and its checksum; 0 if the chunk is absent.
+    pub(super) base: (Ver, u32),
+    /// Dropped once staged and sent on; read back from the staged chunk if it must be sent again.
+    pub(super) payload: Option<Payload<P>>,
+    /// Client requests to answer (head).
+    pub(super) waiters: Vec<RequestId>,
+    /// The newest attempt of the predecessor that was looked at.
+    pub(super) pred_attempt: u64,
+    /// Set once the local stage is durable.
+    pub(super) stage: Option<StageInfo>,
+    /// Every target upstream holds it durably.
+    pub(super) released: bool,
+    /// Who gets it next.
+    pub(super) next: Next,
+    /// Set when it is being undone: why, and which target refused it.
+    pub(super) undoing: Option<(Code, TargetId)>,
+    pub(super) explain: bool,
+    pub(super) times: Times,
+}
+
+/// Clock readings for [`Hop`], in nanoseconds.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Times {
+    pub(super) received: Time,
+    pub(super) staged: Time,
+    pub(super) released: Time,
+}
+
+/// Who gets an update next; decided when its turn comes and again with every chain version.
+pub(super) enum Next {
+    /// Nobody: this target commits first.
+    Nobody,
+    /// The successor, or the sink of a resync for which the chunk is settled.
+    To(Hand),
+}
+
+/// The state of handing an update on.
+pub(super) struct Hand {
+    pub(super) target: TargetId,
+    /// Number of the newest forward.
+    pub(super) attempt: u64,
+    /// The payload is being read back for the newest forward.
+    pub(super) loading: bool,
+    pub(super) release_sent: bool,
+    pub(super) reply: Option<Committed>,
+}
+
+/// What a successor said when it had committed.
+pub(super) struct Committed {
+    pub(super) checksum: u32,
+    pub(super) chain_ver: u64,
+    pub(super) hops: Vec<Hop>,
+}

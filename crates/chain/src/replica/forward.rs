@@ -1,0 +1,261 @@
+//! An update on its way down the chain: taking a forward, handing it on, and the release behind it (protocol 3 and 4).
+
+use catena_types::{ChainVer, ChunkKey, ChunkStore, OpKind, StageRequest, Tag, TargetId, Ver};
+use catena_wire::peer::{Body, Forward, Reject, Release, Reply};
+
+use super::chunk::{Busy, Hand, InFlight, Next, Times, Turn};
+use super::read::Reading;
+use super::{Cx, Replica};
+use crate::api::Payload;
+
+/// How a forward stands to what the chunk holds, with nothing of it in flight.
+enum Judgement {
+    /// Builds on what is committed here.
+    New,
+    /// Was committed here, and this is what was recorded.
+    Done(Reply),
+    /// No correct predecessor sends this.
+    Wrong(String),
+}
+
+impl<P: Clone> Replica<P> {
+    pub(super) fn on_forward(&mut self, cx: &mut Cx<P>, forward: Forward, payload: Payload<P>) {
+        let Some(key) = ChunkKey::new(&forward.key) else {
+            self.counters.protocol_errors += 1;
+            return;
+        };
+        let chunk = self.chunks.entry(key.clone()).or_default();
+        // The same update, sent again: go on with it, unless it is being undone; then the new attempt waits for that.
+        if let Some(inflight) = chunk.update().filter(|f| f.ver == forward.ver && f.tag == forward.tag && f.undoing.is_none()) {
+            inflight.pred_attempt = forward.attempt;
+            return;
+        }
+        let again = chunk
+            .queue
+            .iter_mut()
+            .find(|turn| matches!(turn, Turn::Forward(f, ..) if f.ver == forward.ver && f.tag == forward.tag));
+        match again {
+            Some(turn) => *turn = Turn::Forward(Box::new(forward), payload, false),
+            None => chunk.queue.push_back(Turn::Forward(Box::new(forward), payload, false)),
+        }
+        let other = chunk.update().is_some_and(|f| f.undoing.is_none());
+        if other {
+            return self.distrust(cx, format!("forward for {key} while another update of it is in flight"));
+        }
+        self.advance(cx, &key);
+    }
+
+    /// The turn of a forward: judged by the chunk alone, before any reservation (amendment H3).
+    pub(super) fn start_forward(&mut self, cx: &mut Cx<P>, forward: Forward, payload: Payload<P>, released: bool) {
+        let key = ChunkKey::new(&forward.key).expect("checked on receipt");
+        match judge(&forward, &key, &payload, self.chain_ver(), cx.store) {
+            Judgement::Done(reply) => self.reply_upstream(cx, Body::Reply(reply)),
+            Judgement::Wrong(reason) => {
+                self.counters.protocol_errors += 1;
+                self.distrust(cx, format!("forward of {key} version {}: {reason}", forward.ver));
+            }
+            Judgement::New => self.stage_forward(cx, &key, forward, payload, released),
+        }
+    }
+
+    fn stage_forward(&mut self, cx: &mut Cx<P>, key: &ChunkKey, forward: Forward, payload: Payload<P>, released: bool) {
+        let staged = cx.store.stage(StageRequest {
+            key: key.clone(),
+            ver: forward.ver,
+            chain_ver: self.chain_ver(),
+            tag: forward.tag,
+            op: forward.op,
+            chunk_size: forward.chunk_size,
+            payload: payload.data.clone(),
+            payload_crc: payload.crc,
+        });
+        if let Err(code) = staged {
+            self.counters.rejects += 1;
+            let Forward { key, ver, tag, attempt, .. } = forward;
+            return self.reply_upstream(cx, Body::Reject(Reject { key, ver, tag, attempt, code: code as i32, by: self.me }));
+        }
+        let inflight = InFlight {
+            ver: forward.ver,
+            tag: forward.tag,
+            op: Some(forward.op),
+            chunk_size: forward.chunk_size,
+            base: (forward.base_ver, forward.base_checksum),
+            payload: Some(payload),
+            waiters: Vec::new(),
+            pred_attempt: forward.attempt,
+            stage: None,
+            released,
+            next: self.next_for(key),
+            undoing: None,
+            explain: forward.explain,
+            times: Times { received: cx.now, staged: 0, released: if released { cx.now } else { 0 } },
+        };
+        self.sessions.start(forward.tag, key);
+        self.chunks.entry(key.clone()).or_default().busy = Some(Busy::Update(Box::new(inflight)));
+        self.send_forward(cx, key);
+    }
+
+    /// Answers the member that sent the update; the head has none.
+    pub(super) fn reply_upstream(&self, cx: &mut Cx<P>, body: Body) {
+        if let Some(pred) = self.role().pred {
+            self.send(cx, pred, body, None);
+        }
+    }
+
+    /// Who gets an update of this chunk next. Decided when its turn comes: the sink of a resync gets it only if the
+    /// chunk is settled, and otherwise this target acts as tail (amendment C13).
+    pub(super) fn next_for(&self, key: &ChunkKey) -> Next {
+        let role = self.role();
+        let sink = role.sink.filter(|_| self.source.as_ref().is_some_and(|s| s.forwards(key)));
+        match role.succ.or(sink) {
+            Some(target) => Next::To(Hand { target, attempt: 0, loading: false, release_sent: false, reply: None }),
+            None => Next::Nobody,
+        }
+    }
+
+    /// Sends the update on under a new attempt number; reads its payload back first if it was dropped.
+    pub(super) fn send_forward(&mut self, cx: &mut Cx<P>, key: &ChunkKey) {
+        let inflight = self.chunks.get_mut(key).and_then(|c| c.update()).expect("called for an update in flight");
+        let (ver, op) = (inflight.ver, inflight.op);
+        let Next::To(hand) = &mut inflight.next else { return };
+        self.attempt += 1;
+        hand.attempt = self.attempt;
+        hand.release_sent = false;
+        hand.loading = inflight.payload.is_none();
+        self.counters.forwards += 1;
+        if !hand.loading {
+            return self.emit_forward(cx, key);
+        }
+        let op = op.expect("an update that was rolled forward is never handed on: a revived member serves alone");
+        let attempt = hand.attempt;
+        let id = self.new_id();
+        self.reads.insert(id, Reading::Forward { key: key.clone(), attempt, len: op.len });
+        cx.store.read(id, key, ver, op.offset, op.len);
+    }
+
+    /// The payload has been read back.
+    pub(super) fn on_payload(&mut self, cx: &mut Cx<P>, key: &ChunkKey, attempt: u64, payload: Payload<P>) {
+        let Some(inflight) = self.chunks.get_mut(key).and_then(|c| c.update()) else { return };
+        let Next::To(hand) = &mut inflight.next else { return };
+        if hand.attempt != attempt {
+            return;
+        }
+        hand.loading = false;
+        inflight.payload = Some(payload);
+        self.emit_forward(cx, key);
+        self.drop_payload(key);
+        self.progress(cx, key);
+    }
+
+    fn emit_forward(&mut self, cx: &mut Cx<P>, key: &ChunkKey) {
+        let inflight = self.chunks.get_mut(key).and_then(|c| c.update()).expect("called for an update in flight");
+        let Next::To(hand) = &inflight.next else { return };
+        let (to, payload) = (hand.target, inflight.payload.clone());
+        let forward = Forward {
+            key: key.as_bytes().to_vec(),
+            ver: inflight.ver,
+            tag: inflight.tag,
+            op: inflight.op.expect("see send_forward"),
+            chunk_size: inflight.chunk_size,
+            base_ver: inflight.base.0,
+            base_checksum: inflight.base.1,
+            attempt: hand.attempt,
+            payload_crc: payload.as_ref().map_or(0, |p| p.crc),
+            explain: inflight.explain,
+        };
+        self.send(cx, to, Body::Forward(forward), payload);
+    }
+
+    /// A staged update that has been sent on needs its payload no more: it can be read back.
+    pub(super) fn drop_payload(&mut self, key: &ChunkKey) {
+        let Some(inflight) = self.chunks.get_mut(key).and_then(|c| c.update()) else { return };
+        let bulky = inflight.op.is_some_and(|op| op.payload_len() > 0);
+        if inflight.stage.is_some() && bulky {
+            inflight.payload = None;
+        }
+    }
+
+    /// There is a new link to `peer`, or a new chain version: what was sent may be lost, so all of it is sent again,
+    /// releases too (amendment H4).
+    pub(super) fn forward_again(&mut self, cx: &mut Cx<P>, peer: TargetId) {
+        let handed = |c: &mut super::ChunkState<P>| {
+            c.update()
+                .is_some_and(|f| f.undoing.is_none() && matches!(&f.next, Next::To(h) if h.target == peer && h.reply.is_none()))
+        };
+        let keys: Vec<ChunkKey> = self.chunks.iter_mut().filter_map(|(k, c)| handed(c).then(|| k.clone())).collect();
+        for key in keys {
+            self.counters.reforwards += 1;
+            self.send_forward(cx, &key);
+            self.progress(cx, &key);
+        }
+    }
+
+    /// Every target upstream holds the update durably.
+    pub(super) fn on_release(&mut self, cx: &mut Cx<P>, release: Release) {
+        let Some(key) = ChunkKey::new(&release.key) else { return };
+        let Some(chunk) = self.chunks.get_mut(&key) else { return };
+        let is = |ver: Ver, tag: Tag| ver == release.ver && tag == release.tag;
+        // A release for a forward that waits for its turn is remembered with it.
+        for turn in &mut chunk.queue {
+            if let Turn::Forward(forward, _, released) = turn
+                && is(forward.ver, forward.tag)
+            {
+                *released = true;
+                return;
+            }
+        }
+        let Some(inflight) = chunk.update().filter(|f| is(f.ver, f.tag) && f.undoing.is_none()) else { return };
+        if !inflight.released {
+            inflight.released = true;
+            inflight.times.released = cx.now;
+        }
+        self.progress(cx, &key);
+    }
+}
+
+/// Amendment H3: what a forward is, seen from the chunk.
+fn judge<P: Clone>(
+    forward: &Forward,
+    key: &ChunkKey,
+    payload: &Payload<P>,
+    own: ChainVer,
+    store: &dyn ChunkStore<Payload = P>,
+) -> Judgement {
+    if let Err(text) = forward.op.check(forward.chunk_size) {
+        return Judgement::Wrong(text);
+    }
+    if payload.len != forward.op.payload_len() {
+        return Judgement::Wrong(format!("{} bytes of payload", payload.len));
+    }
+    let meta = store.meta(key);
+    let committed = meta.and_then(|m| m.committed);
+    let row = store.session(forward.tag.session()).filter(|row| row.seq == forward.tag.seq && row.ver == forward.ver);
+    let reply = |checksum, commit_chain_ver| {
+        let (key, ver, tag) = (forward.key.clone(), forward.ver, forward.tag);
+        Judgement::Done(Reply { key, ver, tag, checksum, commit_chain_ver, hops: Vec::new() })
+    };
+    match committed {
+        Some(c) if c.ver == forward.ver && c.tag == forward.tag => return reply(c.checksum, c.chain_ver),
+        None if forward.op.kind() == OpKind::Remove && store.remove_floor() >= forward.ver => {
+            return reply(0, row.map_or(own, |r| r.chain_ver));
+        }
+        _ => {}
+    }
+    if let Some(staged) = meta.and_then(|m| m.staged) {
+        return Judgement::Wrong(format!("version {} of {} is staged here and was not forwarded", staged.ver, staged.tag));
+    }
+    let base = committed.map_or((0, 0), |c| (c.ver, c.checksum));
+    if base != (forward.base_ver, forward.base_checksum) {
+        return Judgement::Wrong(format!(
+            "builds on version {} ({:08x}), here is {} ({:08x})",
+            forward.base_ver, forward.base_checksum, base.0, base.1
+        ));
+    }
+    if meta.is_some_and(|m| m.chunk_size != forward.chunk_size) {
+        return Judgement::Wrong(format!("chunk size {}", forward.chunk_size));
+    }
+    if forward.ver <= base.0 {
+        return Judgement::Wrong("does not raise the version".into());
+    }
+    Judgement::New
+}

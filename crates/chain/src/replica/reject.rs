@@ -1,0 +1,76 @@
+//! A definitive reject: undone durably at every target before it moves up (protocol section 4, amendments C8 and C9).
+
+use catena_types::{ChunkKey, Code, TargetId, Ver};
+use catena_wire::peer::{Body, Reject};
+
+use super::chunk::{Busy, Next};
+use super::update::refuse;
+use super::{Cx, Replica};
+
+impl<P: Clone> Replica<P> {
+    /// Counts only if it answers our newest attempt and comes from whom we handed the update to.
+    pub(super) fn on_reject(&mut self, cx: &mut Cx<P>, from: TargetId, reject: Reject) {
+        let Some(key) = ChunkKey::new(&reject.key) else { return };
+        let from_sink = self.role().sink == Some(from);
+        let Some(inflight) = self.chunks.get_mut(&key).and_then(|c| c.update()) else { return };
+        let newest = matches!(&inflight.next, Next::To(hand) if hand.target == from && hand.attempt == reject.attempt);
+        if (inflight.ver, inflight.tag) != (reject.ver, reject.tag) || !newest || inflight.undoing.is_some() {
+            self.counters.stale_rejects += 1;
+            return;
+        }
+        if from_sink {
+            return self.sink_rejected(cx, reject.code());
+        }
+        inflight.undoing = Some((reject.code(), reject.by));
+        let ver = inflight.ver;
+        cx.store.unstage(&key, ver);
+    }
+
+    /// The update is undone here, durably: pass the reject up, or answer the client.
+    pub(super) fn on_unstaged(&mut self, cx: &mut Cx<P>, key: ChunkKey, ver: Ver) {
+        let Some(chunk) = self.chunks.get_mut(&key) else { return };
+        if chunk.update().is_none_or(|f| f.ver != ver || f.undoing.is_none()) {
+            return;
+        }
+        let Some(Busy::Update(inflight)) = chunk.busy.take() else { unreachable!("just seen") };
+        let (code, by) = inflight.undoing.expect("just seen");
+        self.counters.rejects += 1;
+        self.sessions.end(inflight.tag);
+        if self.is_head() {
+            let failure = self.no_room(code, by);
+            self.sessions.reject(inflight.tag, &failure);
+            refuse(cx, inflight.waiters, failure);
+        } else {
+            let (key, tag, attempt) = (key.as_bytes().to_vec(), inflight.tag, inflight.pred_attempt);
+            self.reply_upstream(cx, Body::Reject(Reject { key, ver, tag, attempt, code: code as i32, by }));
+        }
+        let readers = std::mem::take(&mut self.chunks.entry(key.clone()).or_default().readers);
+        readers.into_iter().for_each(|id| self.decide_read(cx, id));
+        self.advance(cx, &key);
+    }
+
+    /// A sink without room ends its resync, never the client's update (amendment C3): before SyncDone the source goes
+    /// on as tail; after it, the update waits for the next chain version.
+    fn sink_rejected(&mut self, cx: &mut Cx<P>, code: Code) {
+        let Some(source) = &mut self.source else { return };
+        if source.give_up(format!("the sink has no room ({code:?})")) {
+            self.act_as_tail(cx);
+        }
+    }
+
+    /// The resync was given up: nothing is handed to the sink any more.
+    pub(super) fn act_as_tail(&mut self, cx: &mut Cx<P>) {
+        let keys: Vec<ChunkKey> = self.chunks.keys().cloned().collect();
+        for key in keys {
+            let Some(chunk) = self.chunks.get_mut(&key) else { continue };
+            match &mut chunk.busy {
+                Some(Busy::Update(inflight)) if inflight.undoing.is_none() => inflight.next = Next::Nobody,
+                Some(Busy::Settle) => chunk.busy = None,
+                _ => {}
+            }
+            chunk.queue.retain(|turn| !matches!(turn, super::chunk::Turn::Settle(_)));
+            self.progress(cx, &key);
+            self.advance(cx, &key);
+        }
+    }
+}
