@@ -1,0 +1,91 @@
+//! The first frame in each direction, and the sockets under it.
+
+use std::time::Duration;
+
+use catena_arena::Arena;
+use catena_types::{Code, Failure, limits};
+use catena_wire::header::Kind;
+use catena_wire::hello::{Hello, HelloReply};
+use tokio::net::TcpStream;
+
+use crate::decoder::Decoder;
+use crate::{Frame, FrameReceiver, FrameSender, NetError};
+
+/// Bytes sent and not acknowledged by the other machine for this long end the connection.
+const UNACKNOWLEDGED_MS: u32 = 10_000;
+
+/// Connects, says hello and waits for the answer, all within `timeout`. `hello.protocol` is filled in.
+///
+/// # Errors
+/// [`NetError::Refused`] carries the other side's reason.
+pub async fn connect(
+    addr: &str,
+    hello: Hello,
+    arena: Arena,
+    timeout: Duration,
+) -> Result<(FrameSender, FrameReceiver, HelloReply), NetError> {
+    let attempt = async {
+        let stream = TcpStream::connect(addr).await.map_err(|source| NetError::Connect { addr: addr.to_owned(), source })?;
+        let (sender, mut receiver) = split(stream, arena, addr)?;
+        let hello = Hello { protocol: limits::PROTOCOL.into(), ..hello };
+        sender.send(Frame::new(Kind::Hello, 0, &hello))?;
+        let reply: HelloReply = first_frame(&mut receiver, Kind::HelloReply).await?.decode()?;
+        match reply.failure {
+            Some(failure) => Err(NetError::Refused(failure)),
+            None => Ok((sender, receiver, reply)),
+        }
+    };
+    match tokio::time::timeout(timeout, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err(NetError::Timeout { what: format!("connection to {addr}"), ms: timeout.as_millis() as u64 }),
+    }
+}
+
+/// Sets the socket up and starts its writer.
+pub(crate) fn split(stream: TcpStream, arena: Arena, peer: &str) -> Result<(FrameSender, FrameReceiver), NetError> {
+    let failed = |source| NetError::Io { peer: peer.to_owned(), source };
+    stream.set_nodelay(true).map_err(failed)?;
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS).map_err(|e| failed(e.into()))?;
+    let (read, write) = stream.into_split();
+    let receiver = FrameReceiver::new(read, Decoder::new(arena), peer.to_owned());
+    Ok((FrameSender::start(write, peer.to_owned()), receiver))
+}
+
+/// The first frame, which must be of kind `kind`.
+pub(crate) async fn first_frame(receiver: &mut FrameReceiver, kind: Kind) -> Result<Frame, NetError> {
+    let frame = receiver.recv().await?;
+    receiver.handshake_done();
+    match frame {
+        Some(frame) if frame.kind == kind => Ok(frame),
+        Some(frame) => Err(NetError::Unexpected { got: frame.kind, expected: "a hello" }),
+        None => Err(NetError::Closed { peer: receiver.peer().to_owned(), reason: "closed before it said hello".into() }),
+    }
+}
+
+/// Whether a process of this build and `cluster` (0: not known yet) talks to the one that said `hello`.
+///
+/// # Errors
+/// `WrongProtocol` or `WrongCluster`, naming both values.
+pub fn check_hello(hello: &Hello, cluster: u64) -> Result<(), Failure> {
+    let ours = u32::from(limits::PROTOCOL);
+    if hello.protocol != ours {
+        let message = format!(
+            "you speak protocol version {}, this process speaks {ours}: run builds of one protocol version",
+            hello.protocol
+        );
+        return Err(Failure::new(Code::WrongProtocol, message));
+    }
+    if hello.cluster != 0 && cluster != 0 && hello.cluster != cluster {
+        let message = format!(
+            "you belong to cluster {:016x}, this process to {cluster:016x}: check the addresses you were given",
+            hello.cluster
+        );
+        return Err(Failure::new(Code::WrongCluster, message));
+    }
+    Ok(())
+}
+
+/// The answer of a process of `cluster`, `node` (0 for a manager) and `incarnation` that accepts.
+pub fn hello_reply(cluster: u64, node: u32, incarnation: u64) -> HelloReply {
+    HelloReply { failure: None, protocol: limits::PROTOCOL.into(), cluster, node, incarnation }
+}
