@@ -187,3 +187,6 @@ impl Decoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
