@@ -13,8 +13,6 @@ mod role;
 mod sessions;
 mod sink;
 mod source;
-#[cfg(test)]
-mod tests;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -118,7 +118,7 @@ impl<P: Clone> Replica<P> {
             self.counters.rejects += 1;
             self.sessions.end(tag);
             self.sessions.reject(tag, &failure);
-            return refuse(cx, waiters, failure);
+            refuse(cx, waiters, failure);
         }
     }
 
