@@ -1,1 +1,19 @@
-//! The chunk engine: copy-on-write store with journal, checksums and recovery.
+//! The chunk engine: one store per target, over a batched, completion-based disk.
+//!
+//! It decides nothing about versions; it guarantees atomicity, durability, integrity and exact space. The contract is
+//! [`catena_types::ChunkStore`]; [`CowStore`] keeps it with block-granular copy-on-write, a group-committed journal and
+//! checkpoints. `docs/disk-format.md` draws what is on disk. No clock, no randomness, no threads of its own but the
+//! fallback disk's: the driver calls [`CowStore::turn`] with the time.
+
+mod alloc;
+mod cow;
+pub mod disk;
+mod error;
+mod format;
+pub mod target_dir;
+mod version;
+
+pub use cow::{CowStore, Recovery, Stats};
+pub use disk::Disk;
+pub use error::OpenError;
+pub use format::{Durability, FORMAT, Identity, Params, StoreKind};

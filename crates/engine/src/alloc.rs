@@ -1,0 +1,236 @@
+//! Which blocks of the data area are free.
+//!
+//! A bitmap with a summary (one bit per 64 blocks), searched from where the last search ended so that updates of one turn
+//! lie side by side and freed space is swept in order. What must hold: `free` is exactly the number of clear bits; a
+//! block is never handed out twice; freeing a free block is a broken invariant of the engine, not an input error.
+
+/// A run of blocks in the data area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// First block, from the start of the data area.
+    pub(crate) disk: u64,
+    /// Number of blocks.
+    pub(crate) len: u32,
+}
+
+/// Runs looked at before a fragmented answer is accepted.
+const PROBES: u32 = 64;
+
+/// The allocator of one target.
+pub(crate) struct Allocator {
+    /// One bit per block: set = taken. Bits behind the end are set.
+    words: Vec<u64>,
+    /// One bit per word: set = no free block in it.
+    full: Vec<u64>,
+    total: u64,
+    free: u64,
+    cursor: u64,
+}
+
+impl Allocator {
+    /// All of `total` blocks free.
+    pub(crate) fn new(total: u64) -> Allocator {
+        let mut words = vec![0u64; total.div_ceil(64) as usize];
+        if !total.is_multiple_of(64)
+            && let Some(last) = words.last_mut()
+        {
+            *last = !0 << (total % 64);
+        }
+        let mut full = vec![0u64; words.len().div_ceil(64)];
+        if !words.len().is_multiple_of(64)
+            && let Some(last) = full.last_mut()
+        {
+            *last = !0 << (words.len() % 64);
+        }
+        Allocator { words, full, total, free: total, cursor: 0 }
+    }
+
+    /// Blocks in all.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Blocks free.
+    pub(crate) fn free(&self) -> u64 {
+        self.free
+    }
+
+    /// Takes `want` blocks, in one run if one is found soon; `None` (and nothing taken) if there are not that many.
+    pub(crate) fn take(&mut self, want: u32) -> Option<Vec<Run>> {
+        if u64::from(want) > self.free {
+            return None;
+        }
+        let mut runs = Vec::new();
+        if want == 0 {
+            return Some(runs);
+        }
+        if let Some(run) = self.find_whole(want) {
+            self.mark(run);
+            return Some(vec![run]);
+        }
+        let mut left = want;
+        while left > 0 {
+            let run = self.next_run(self.cursor, left).or_else(|| self.next_run(0, left));
+            let run = run.expect("`free` counts the clear bits, and enough were counted");
+            self.mark(run);
+            left -= run.len;
+            runs.push(run);
+        }
+        Some(runs)
+    }
+
+    fn find_whole(&self, want: u32) -> Option<Run> {
+        let mut from = self.cursor;
+        let mut wrapped = false;
+        for _ in 0..PROBES {
+            match self.next_run(from, want) {
+                Some(run) if run.len == want => return Some(run),
+                Some(run) => from = run.disk + u64::from(run.len),
+                None if wrapped => return None,
+                None => (wrapped, from) = (true, 0),
+            }
+        }
+        None
+    }
+
+    /// The first free run at or after `from`, cut to `most` blocks.
+    fn next_run(&self, from: u64, most: u32) -> Option<Run> {
+        let start = self.next_free(from)?;
+        let mut end = start;
+        while end - start < u64::from(most) && end < self.total {
+            let (word, bit) = ((end / 64) as usize, end % 64);
+            let ahead = u64::from((self.words[word] >> bit).trailing_zeros()).min(64 - bit);
+            end += ahead;
+            if ahead < 64 - bit {
+                break;
+            }
+        }
+        let len = (end - start).min(u64::from(most)) as u32;
+        Some(Run { disk: start, len })
+    }
+
+    fn next_free(&self, from: u64) -> Option<u64> {
+        if from >= self.total {
+            return None;
+        }
+        let first = (from / 64) as usize;
+        let here = !self.words[first] & (!0 << (from % 64));
+        if here != 0 {
+            return Some(first as u64 * 64 + u64::from(here.trailing_zeros()));
+        }
+        let next = first + 1;
+        let mut group = next / 64;
+        let mut mask = !0u64 << (next % 64);
+        while group < self.full.len() {
+            let open = !self.full[group] & mask;
+            if open != 0 {
+                let word = group * 64 + open.trailing_zeros() as usize;
+                return Some(word as u64 * 64 + u64::from((!self.words[word]).trailing_zeros()));
+            }
+            (group, mask) = (group + 1, !0);
+        }
+        None
+    }
+
+    fn mark(&mut self, run: Run) {
+        let taken = self.set(run);
+        debug_assert!(taken, "a run that was found free is free");
+        self.cursor = run.disk + u64::from(run.len);
+    }
+
+    /// Takes exactly this run; `false` (with nothing promised about what was taken) if any of it is taken or outside.
+    pub(crate) fn set(&mut self, run: Run) -> bool {
+        self.change(
+            run,
+            |word, mask| {
+                if *word & mask == 0 {
+                    *word |= mask;
+                    true
+                } else {
+                    false
+                }
+            },
+            -1,
+        )
+    }
+
+    /// Gives the run back; `false` if any of it was free or outside.
+    pub(crate) fn clear(&mut self, run: Run) -> bool {
+        self.change(
+            run,
+            |word, mask| {
+                if *word & mask == mask {
+                    *word &= !mask;
+                    true
+                } else {
+                    false
+                }
+            },
+            1,
+        )
+    }
+
+    fn change(&mut self, run: Run, f: impl Fn(&mut u64, u64) -> bool, sign: i64) -> bool {
+        let Some(end) = run.disk.checked_add(u64::from(run.len)).filter(|&end| end <= self.total) else { return false };
+        let mut at = run.disk;
+        while at < end {
+            let (word, bit) = ((at / 64) as usize, at % 64);
+            let n = (64 - bit).min(end - at);
+            let mask = if n == 64 { !0 } else { ((1u64 << n) - 1) << bit };
+            if !f(&mut self.words[word], mask) {
+                return false;
+            }
+            let full = u64::from(self.words[word] == !0);
+            self.full[word / 64] = self.full[word / 64] & !(1 << (word % 64)) | full << (word % 64);
+            self.free = self.free.wrapping_add_signed(sign * n as i64);
+            at += n;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_plain_set(total in 1u64..300, ops in proptest::collection::vec((any::<bool>(), 0u32..40), 1..200)) {
+            let mut alloc = Allocator::new(total);
+            let mut taken = vec![false; total as usize];
+            let mut held: Vec<Run> = Vec::new();
+            for (take, n) in ops {
+                let free = taken.iter().filter(|&&t| !t).count() as u64;
+                prop_assert_eq!(alloc.free(), free);
+                if take {
+                    let got = alloc.take(n);
+                    prop_assert_eq!(got.is_some(), u64::from(n) <= free);
+                    let got = got.unwrap_or_default();
+                    prop_assert!(got.is_empty() || got.iter().map(|r| r.len).sum::<u32>() == n);
+                    for run in got {
+                        for b in run.disk..run.disk + u64::from(run.len) {
+                            prop_assert!(!taken[b as usize], "handed out twice");
+                            taken[b as usize] = true;
+                        }
+                        held.push(run);
+                    }
+                } else if !held.is_empty() {
+                    let run = held.swap_remove(n as usize % held.len());
+                    prop_assert!(alloc.clear(run));
+                    taken[run.disk as usize..(run.disk + u64::from(run.len)) as usize].fill(false);
+                    prop_assert!(!alloc.clear(run), "freed twice");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_request_is_one_run_when_there_is_one() {
+        let mut alloc = Allocator::new(10_000);
+        assert_eq!(alloc.take(5000), Some(vec![Run { disk: 0, len: 5000 }]));
+        assert_eq!(alloc.take(5000), Some(vec![Run { disk: 5000, len: 5000 }]));
+        assert_eq!(alloc.take(1), None);
+        assert!(!alloc.set(Run { disk: 9_999, len: 2 }));
+    }
+}

@@ -1,0 +1,319 @@
+//! Group commit: everything that waits becomes one journal append and one flush.
+//!
+//! One group is in flight at a time. So at most the last append of the journal is not known durable, which is what lets
+//! recovery tell a torn end from rot (amendment M6). Data writes are issued as soon as an update is staged and run beside
+//! the previous group's flush; a group's own flush is issued when its append and all its data writes have completed.
+//!
+//! What must hold: records get their numbers here, in queue order, and every change that a numbered record describes is
+//! in the index already.
+
+use std::rc::Rc;
+
+use catena_types::{ChunkKey, Done, StageInfo, Ver};
+
+use super::{BLOCK64, CowStore, Limbo, Op, Owner};
+use crate::alloc::Run;
+use crate::disk::{Disk, IoOp};
+use crate::format::{Append, Record};
+use crate::version::Version;
+
+/// Bytes of records after which an append takes no more.
+const GROUP_BYTES: usize = 1 << 20;
+
+/// Whom to tell when a record is durable.
+pub(crate) enum Notify {
+    None,
+    Staged { key: ChunkKey, ver: Ver, op: u64, info: StageInfo },
+    Unstaged { key: ChunkKey, ver: Ver },
+    Installed { id: u64, version: Rc<Version> },
+    Synced { id: u64 },
+}
+
+/// A record that waits for the next group; without bytes it only marks a place.
+pub(crate) struct Pending {
+    pub(crate) record: Vec<u8>,
+    pub(crate) notify: Notify,
+    /// Somebody waits for it.
+    pub(crate) urgent: bool,
+    /// Operation whose data writes belong to it.
+    pub(crate) op: u64,
+    /// Blocks that nobody needs once it is durable and older operations have ended.
+    pub(crate) frees: Vec<Run>,
+    /// Number of the next operation when it was queued.
+    pub(crate) before: u64,
+    /// A mark that had to let records pass which were queued later.
+    pub(crate) overtaken: bool,
+}
+
+/// When a mark's turn is.
+enum MarkTurn {
+    Now,
+    /// Behind everything that is queued now.
+    Behind,
+    /// Not in this group.
+    Later,
+}
+
+impl Pending {
+    /// Whether the index does not contain the change until the record has a number.
+    fn is_stage(&self) -> bool {
+        matches!(self.notify, Notify::Staged { .. })
+    }
+}
+
+/// Records on their way to the medium.
+pub(crate) struct Group {
+    /// Last record in it.
+    last_seq: u64,
+    notify: Vec<Notify>,
+    /// Journal and data writes that have not completed.
+    waiting: usize,
+    phase: Phase,
+}
+
+#[derive(PartialEq)]
+enum Phase {
+    Writing,
+    Flushing,
+    /// The records are part of a checkpoint instead of the journal.
+    InCheckpoint,
+}
+
+impl<D: Disk> CowStore<D> {
+    /// Queues a record.
+    pub(super) fn enqueue(&mut self, record: Option<&Record>, urgent: bool, notify: Notify, op: u64, frees: Vec<Run>) {
+        if self.failed.is_some() {
+            return;
+        }
+        let mut bytes = Vec::new();
+        if let Some(record) = record {
+            record.encode(&mut bytes);
+        }
+        self.queue.push_back(Pending { record: bytes, notify, urgent, op, frees, before: self.next_op, overtaken: false });
+        self.lazy_since.get_or_insert(self.now);
+    }
+
+    /// Whether something in the queue is to go out with the next turn that can.
+    pub(super) fn queue_urgent(&self) -> bool {
+        // Blocks that wait for their record are worth a flush when space is short.
+        let short = self.limbo_blocks + self.queue.iter().map(|p| p.frees.len() as u64).sum::<u64>() > self.alloc.free();
+        self.queue.iter().any(|p| p.urgent) || (short && !self.queue.is_empty())
+    }
+
+    /// Forms the next group if none is in flight and something waits for it; `true` if it has ended already.
+    pub(super) fn form_group(&mut self) -> bool {
+        if self.failed.is_some() || self.group.is_some() || self.queue.is_empty() {
+            return false;
+        }
+        let late = self.lazy_since.is_some_and(|since| self.now >= since.saturating_add(super::LAZY_NS));
+        if !late && !self.queue_urgent() {
+            return false;
+        }
+        let first_seq = self.journal.next_seq;
+        let mut group = Group { last_seq: 0, notify: Vec::new(), waiting: 0, phase: Phase::Writing };
+        let mut body = Vec::new();
+        let room = self.journal.room();
+        let mut early = Vec::new();
+        let mut full = false;
+        while let Some(mut next) = self.queue.pop_front() {
+            if body.len() + next.record.len() > room || (body.len() > GROUP_BYTES && !next.record.is_empty()) {
+                self.queue.push_front(next);
+                full = true;
+                break;
+            }
+            match self.turn_of(&next) {
+                MarkTurn::Now => {
+                    body.extend_from_slice(&next.record);
+                    self.admit(&mut group, next);
+                }
+                MarkTurn::Behind => {
+                    next.overtaken = false;
+                    self.queue.push_back(next);
+                }
+                MarkTurn::Later => {
+                    next.overtaken = true;
+                    early.push(next);
+                }
+            }
+        }
+        self.queue.extend(early);
+        if group.notify.is_empty() {
+            // Not even one fits: only a checkpoint makes room.
+            if full {
+                self.start_stalled_checkpoint();
+            }
+            return false;
+        }
+        group.last_seq = self.journal.last_seq();
+        if !body.is_empty() {
+            self.issue_append(&mut group, first_seq, &body);
+        }
+        self.group = Some(group);
+        self.lazy_since = (!self.queue.is_empty()).then_some(self.now);
+        if self.journal.used > self.journal.blocks / 2 && self.queue.iter().all(|p| p.is_stage() || p.record.is_empty()) {
+            self.start_checkpoint();
+        }
+        self.advance_group();
+        self.group.is_none()
+    }
+
+    /// Whether a mark may pass: an update that was staged before it may still be reading, without a record yet.
+    fn turn_of(&self, next: &Pending) -> MarkTurn {
+        if !next.record.is_empty() {
+            MarkTurn::Now
+        } else if self.ops.range(..next.before).any(|(_, op)| matches!(op, Op::Update(u) if u.is_reading())) {
+            MarkTurn::Later
+        } else if next.overtaken {
+            MarkTurn::Behind
+        } else {
+            MarkTurn::Now
+        }
+    }
+
+    /// Gives a record its number and makes it part of the group.
+    fn admit(&mut self, group: &mut Group, next: Pending) {
+        if !next.record.is_empty() {
+            self.journal.next_seq += 1;
+            self.stats.records += 1;
+        }
+        let seq = self.journal.last_seq();
+        if !next.frees.is_empty() {
+            self.limbo_blocks += next.frees.iter().map(|r| u64::from(r.len)).sum::<u64>();
+            self.limbo.push_back(Limbo { seq, before: next.before, runs: next.frees });
+        }
+        if let Notify::Staged { key, op, .. } = &next.notify {
+            // Not through `edit`: a number later than a running checkpoint's keeps the update out of it.
+            if let Some(s) = self.index.get_mut(key).and_then(|e| e.staged.as_mut()).filter(|s| s.op == *op) {
+                s.seq = Some(seq);
+            }
+        }
+        if let Some(Op::Update(op)) = self.ops.get_mut(&next.op)
+            && op.writes_left > 0
+        {
+            op.in_group = true;
+            group.waiting += 1;
+        }
+        group.notify.push(next.notify);
+    }
+
+    fn issue_append(&mut self, group: &mut Group, first_seq: u64, body: &[u8]) {
+        let records = (self.journal.next_seq - first_seq) as u32;
+        let append = Append {
+            generation: self.superblock.generation,
+            first_seq,
+            records,
+            append: 0,
+            durable: 0,
+            body: 0,
+            body_crc: 0,
+            pos: 0,
+        };
+        let writes = self.journal.append(append, body, self.uuid_crc, &self.superblock.params, &self.arena);
+        for write in writes {
+            if let IoOp::Write { data, .. } = &write {
+                self.stats.journal_bytes += data.len() as u64;
+            }
+            group.waiting += 1;
+            self.submit(Owner::Append, write);
+        }
+        self.stats.appends += 1;
+        self.stats.largest_group = self.stats.largest_group.max(u64::from(records));
+    }
+
+    /// A write of the group in flight has completed.
+    pub(super) fn group_io_done(&mut self) {
+        if let Some(group) = &mut self.group {
+            group.waiting -= 1;
+        }
+    }
+
+    /// Issues the flush when all writes have completed.
+    pub(super) fn advance_group(&mut self) {
+        let Some(group) = &mut self.group else { return };
+        if group.phase != Phase::Writing || group.waiting > 0 || self.failed.is_some() {
+            return;
+        }
+        if group.last_seq <= self.journal.durable {
+            // Only marks, and everything before them is durable.
+            return self.group_durable();
+        }
+        group.phase = Phase::Flushing;
+        self.stats.flushes += 1;
+        self.submit(Owner::GroupFlush, IoOp::Flush);
+    }
+
+    /// Everything in the group is durable.
+    pub(super) fn group_durable(&mut self) {
+        let Some(group) = self.group.take() else { return };
+        self.journal.durable = self.journal.durable.max(group.last_seq);
+        for notify in group.notify {
+            self.tell(notify);
+        }
+    }
+
+    fn tell(&mut self, notify: Notify) {
+        match notify {
+            Notify::None => {}
+            Notify::Staged { key, ver, op, info } => self.staged_durable(key, ver, op, info),
+            Notify::Unstaged { key, ver } => self.done.push(Done::Unstaged { key, ver }),
+            Notify::Installed { id, version } => {
+                version.cached.replace(None);
+                self.done.push(Done::Synced { id });
+            }
+            Notify::Synced { id } => self.done.push(Done::Synced { id }),
+        }
+    }
+
+    fn staged_durable(&mut self, key: ChunkKey, ver: Ver, op: u64, info: StageInfo) {
+        // Not through `edit`: whether an update is durable is not in a checkpoint.
+        let Some(s) = self.index.get_mut(&key).and_then(|e| e.staged.as_mut()) else { return };
+        if s.op != op {
+            return; // dropped meanwhile
+        }
+        s.staged.durable = true;
+        self.reserved -= s.fresh.iter().map(|r| u64::from(r.len)).sum::<u64>();
+        self.stats.staged += 1;
+        self.stats.bytes_written += u64::from(info.blocks_written) * BLOCK64;
+        self.done.push(Done::Staged { key, ver, info });
+    }
+
+    /// The journal is full: what the queue describes goes into a checkpoint directly, and no append is written before
+    /// that is done. Staged updates keep waiting, and whatever waits for them.
+    fn start_stalled_checkpoint(&mut self) {
+        if self.checkpoint.is_some() {
+            return;
+        }
+        self.stats.stalls += 1;
+        let mut group = Group { last_seq: 0, notify: Vec::new(), waiting: 0, phase: Phase::InCheckpoint };
+        let mut stages = false;
+        for next in std::mem::take(&mut self.queue) {
+            let later = next.record.is_empty() && (stages || !matches!(self.turn_of(&next), MarkTurn::Now));
+            if next.is_stage() || later {
+                stages = true;
+                self.queue.push_back(next);
+            } else {
+                self.admit(&mut group, next);
+            }
+        }
+        group.last_seq = self.journal.last_seq();
+        self.group = Some(group);
+        self.start_checkpoint();
+    }
+
+    /// Whether every record up to `seq` is durable, or is in a group whose data is written and that only waits for the
+    /// checkpoint.
+    pub(super) fn ready_for_checkpoint(&self, seq: u64) -> bool {
+        match &self.group {
+            Some(group) if group.phase == Phase::InCheckpoint => group.waiting == 0,
+            _ => self.journal.durable >= seq,
+        }
+    }
+
+    /// The checkpoint is durable: so is a group that went into it.
+    pub(super) fn checkpoint_durable(&mut self, seq: u64) {
+        self.journal.durable = self.journal.durable.max(seq);
+        if self.group.as_ref().is_some_and(|g| g.phase == Phase::InCheckpoint) {
+            self.group_durable();
+        }
+    }
+}

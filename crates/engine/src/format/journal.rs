@@ -1,0 +1,251 @@
+//! Journal appends and the records in them.
+//!
+//! An append is one header and the records of one group, padded to whole blocks, written at the journal's head (a ring of
+//! blocks; an append may go over the end and continue at the start). The header has a checksum of its own, so that a
+//! search for appends needs no body.
+
+use catena_types::limits::{BLOCK, MAX_CHUNK};
+use catena_types::{ChainVer, ChunkKey, Committed, SessionId, SessionRow, Tag, Ver};
+
+use super::codec::{Get, Put};
+use super::seal;
+use crate::alloc::Run;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"CJAP");
+/// Size of an append's header; records follow directly.
+pub(crate) const HEADER_BYTES: usize = 64;
+
+/// A decoded append header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Append {
+    /// Generation of the superblock when it was written.
+    pub(crate) generation: u64,
+    /// Number of the append, without gaps.
+    pub(crate) append: u64,
+    /// Last record known durable when it was issued.
+    pub(crate) durable: u64,
+    /// Number of its first record.
+    pub(crate) first_seq: u64,
+    /// Bytes of records.
+    pub(crate) body: u32,
+    /// Sealed checksum of the records.
+    pub(crate) body_crc: u32,
+    /// Number of records.
+    pub(crate) records: u32,
+    /// Journal block it was written to.
+    pub(crate) pos: u32,
+}
+
+impl Append {
+    /// Journal blocks it takes.
+    pub(crate) fn blocks(&self) -> u32 {
+        (HEADER_BYTES as u64 + u64::from(self.body)).div_ceil(u64::from(BLOCK)) as u32
+    }
+
+    /// The header's bytes.
+    pub(crate) fn encode(&self, uuid_crc: u32) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_BYTES);
+        out.put_u32(MAGIC);
+        out.put_u32(0);
+        for v in [self.generation, self.append, self.durable, self.first_seq] {
+            out.put_u64(v);
+        }
+        for v in [self.body, self.body_crc, self.records, self.pos] {
+            out.put_u32(v);
+        }
+        out.resize(HEADER_BYTES, 0);
+        let crc = seal(uuid_crc, &out[8..]);
+        out[4..8].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+}
+
+/// The append header at the start of `block`, if there is one that belongs to this target and this place.
+pub(crate) fn append_header(block: &[u8], pos: u32, uuid_crc: u32) -> Option<Append> {
+    let mut get = Get(block.get(..HEADER_BYTES)?);
+    if get.u32()? != MAGIC {
+        return None;
+    }
+    if get.u32()? != seal(uuid_crc, get.0) {
+        return None;
+    }
+    let append = Append {
+        generation: get.u64()?,
+        append: get.u64()?,
+        durable: get.u64()?,
+        first_seq: get.u64()?,
+        body: get.u32()?,
+        body_crc: get.u32()?,
+        records: get.u32()?,
+        pos: get.u32()?,
+    };
+    (append.pos == pos).then_some(append)
+}
+
+/// A staged update, as recorded: what it changes in the committed version `base` of its chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StageRecord {
+    pub(crate) key: ChunkKey,
+    pub(crate) chunk_size: u32,
+    pub(crate) ver: Ver,
+    /// Committed version it applies to; 0: none.
+    pub(crate) base: Ver,
+    pub(crate) chain_ver: ChainVer,
+    pub(crate) tag: Tag,
+    pub(crate) remove: bool,
+    /// New length in bytes.
+    pub(crate) len: u32,
+    /// New chunk checksum.
+    pub(crate) checksum: u32,
+    /// First block written.
+    pub(crate) first: u32,
+    /// Where the written blocks lie.
+    pub(crate) runs: Vec<Run>,
+    /// Their checksums.
+    pub(crate) crcs: Vec<u32>,
+}
+
+/// One change of the target's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// An update is staged.
+    Stage(StageRecord),
+    /// The staged version is the committed one.
+    Commit { key: ChunkKey, ver: Ver, chain_ver: ChainVer },
+    /// The staged version is gone.
+    Unstage { key: ChunkKey, ver: Ver },
+    /// The chunk is this, whatever it was.
+    Install { key: ChunkKey, chunk_size: u32, committed: Committed, runs: Vec<Run>, crcs: Vec<u32> },
+    /// The chunk is gone, whatever it was.
+    Purge { key: ChunkKey },
+    /// All session rows are gone.
+    ClearSessions,
+    /// A session row is merged.
+    PutSession { id: SessionId, row: SessionRow },
+    /// The remove floor is at least this.
+    Floor(Ver),
+}
+
+impl Record {
+    /// Appends the record with its length in front.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.put_u32(0);
+        match self {
+            Record::Stage(s) => {
+                out.put_u8(1);
+                out.put_key(s.key.as_bytes());
+                out.put_u32(s.chunk_size);
+                for v in [s.ver, s.base, s.chain_ver] {
+                    out.put_u64(v);
+                }
+                out.put_tag(&s.tag);
+                out.put_u8(u8::from(s.remove));
+                for v in [s.len, s.checksum, s.first] {
+                    out.put_u32(v);
+                }
+                out.put_runs(&s.runs);
+                out.put_crcs(&s.crcs);
+            }
+            Record::Commit { key, ver, chain_ver } => {
+                out.put_u8(2);
+                out.put_key(key.as_bytes());
+                out.put_u64(*ver);
+                out.put_u64(*chain_ver);
+            }
+            Record::Unstage { key, ver } => {
+                out.put_u8(3);
+                out.put_key(key.as_bytes());
+                out.put_u64(*ver);
+            }
+            Record::Install { key, chunk_size, committed, runs, crcs } => {
+                out.put_u8(4);
+                out.put_key(key.as_bytes());
+                out.put_u32(*chunk_size);
+                out.put_committed(committed);
+                out.put_runs(runs);
+                out.put_crcs(crcs);
+            }
+            Record::Purge { key } => {
+                out.put_u8(5);
+                out.put_key(key.as_bytes());
+            }
+            Record::ClearSessions => out.put_u8(6),
+            Record::PutSession { id, row } => {
+                out.put_u8(7);
+                out.put_session(id, row);
+            }
+            Record::Floor(ver) => {
+                out.put_u8(8);
+                out.put_u64(*ver);
+            }
+        }
+        let len = (out.len() - start - 4) as u32;
+        out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    }
+
+    /// The next record of a body, and the bytes it took; `None` if they are not a record.
+    pub(crate) fn decode(body: &mut Get<'_>) -> Option<(Record, usize)> {
+        let len = body.u32()? as usize;
+        let mut get = Get(body.bytes(len)?);
+        let record = Self::fields(&mut get)?;
+        get.end()?;
+        Some((record, len + 4))
+    }
+
+    fn fields(get: &mut Get<'_>) -> Option<Record> {
+        Some(match get.u8()? {
+            1 => Record::Stage(Self::stage(get)?),
+            2 => Record::Commit { key: get.key()?, ver: get.u64()?, chain_ver: get.u64()? },
+            3 => Record::Unstage { key: get.key()?, ver: get.u64()? },
+            4 => {
+                let (key, chunk_size, committed) = (get.key()?, get.u32()?, get.committed()?);
+                let (runs, crcs) = (get.runs()?, get.crcs()?);
+                sane_blocks(0, committed.len, &runs, &crcs)?;
+                Record::Install { key, chunk_size, committed, runs, crcs }
+            }
+            5 => Record::Purge { key: get.key()? },
+            6 => Record::ClearSessions,
+            7 => {
+                let (id, row) = get.session()?;
+                Record::PutSession { id, row }
+            }
+            8 => Record::Floor(get.u64()?),
+            _ => return None,
+        })
+    }
+
+    fn stage(get: &mut Get<'_>) -> Option<StageRecord> {
+        let stage = StageRecord {
+            key: get.key()?,
+            chunk_size: get.u32()?,
+            ver: get.u64()?,
+            base: get.u64()?,
+            chain_ver: get.u64()?,
+            tag: get.tag()?,
+            remove: get.u8()? != 0,
+            len: get.u32()?,
+            checksum: get.u32()?,
+            first: get.u32()?,
+            runs: get.runs()?,
+            crcs: get.crcs()?,
+        };
+        sane_blocks(stage.first, stage.len, &stage.runs, &stage.crcs)?;
+        Some(stage)
+    }
+}
+
+/// Whether the runs hold exactly the written blocks, and these lie within the chunk.
+fn sane_blocks(first: u32, len: u32, runs: &[Run], crcs: &[u32]) -> Option<()> {
+    let mut total = 0u64;
+    for run in runs {
+        if run.len == 0 {
+            return None;
+        }
+        run.disk.checked_add(u64::from(run.len))?;
+        total += u64::from(run.len);
+    }
+    let end = u64::from(first) + crcs.len() as u64;
+    (len <= MAX_CHUNK && total == crcs.len() as u64 && (crcs.is_empty() || end <= u64::from(crate::version::blocks(len))))
+        .then_some(())
+}

@@ -1,0 +1,143 @@
+//! The store on real files, through io_uring and through threads: random operations, then an open as after a kill.
+#![allow(clippy::unwrap_used)]
+
+#[allow(unreachable_pub, missing_docs)]
+mod common;
+
+use catena_engine::disk::file::{Backend, Ring, probe};
+use catena_engine::target_dir::TargetDir;
+use catena_engine::{CowStore, OpenError, Params};
+use catena_types::ChunkStore;
+use common::*;
+
+fn scratch() -> tempfile::TempDir {
+    // Under the target directory: a real file system, unlike /tmp on some machines.
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn small() -> Params {
+    let mut p = params(4096, 64);
+    p.checkpoint = 256 * 4096;
+    p
+}
+
+fn random_operations(backend: Backend) {
+    let dir = scratch();
+    let arena = arena();
+    let ring = Ring::new(backend, &arena).unwrap();
+    assert_eq!(ring.backend(), backend);
+    let (lock, store) = TargetDir::open_or_create(dir.path(), &small(), &ring, &arena).unwrap();
+    let mut world = World::new(store, 7, 16);
+    let mut flushes = 0;
+    for round in 0..3 {
+        for _ in 0..700 {
+            world.step();
+        }
+        world.settle();
+        world.compare();
+        flushes += world.store.stats().flushes;
+        // Not closed: as after a kill, but that the lock is passed on.
+        let path = dir.path().join("target.cat");
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let size = file.metadata().unwrap().len();
+        let mut again = CowStore::open(ring.attach(file, size, format!("round {round}")), &arena).unwrap();
+        let all = read_all(&mut again);
+        for (key, h) in &world.chunks {
+            assert!(all.get(key).cloned().unwrap_or_default() == *h.now(), "{key} differs");
+        }
+        world.store = again;
+    }
+    let mut out = Vec::new();
+    world.store.close(&mut out).unwrap();
+    assert!(flushes > 20 && world.store.stats().checkpoints > 0);
+    drop(lock);
+    let (_lock, store) = TargetDir::open(dir.path(), &ring, &arena).unwrap();
+    assert_eq!(store.recovery().replayed, 0, "nothing to replay after a clean close");
+    world.store = store;
+    world.compare();
+}
+
+#[test]
+fn random_operations_through_threads() {
+    random_operations(Backend::Threads);
+}
+
+#[test]
+fn random_operations_through_io_uring() {
+    if let Err(e) = probe() {
+        eprintln!("skipped: io_uring does not work here: {e}");
+        return;
+    }
+    random_operations(Backend::Uring);
+}
+
+#[test]
+fn several_targets_share_a_ring_and_wake_one_descriptor() {
+    let arena = arena();
+    for backend in [Backend::Uring, Backend::Threads] {
+        if backend == Backend::Uring && probe().is_err() {
+            continue;
+        }
+        let dirs: Vec<_> = (0..3).map(|_| scratch()).collect();
+        let ring = Ring::new(backend, &arena).unwrap();
+        let mut worlds: Vec<_> = dirs
+            .iter()
+            .enumerate()
+            .map(|(i, d)| {
+                let (lock, store) = TargetDir::open_or_create(d.path(), &small(), &ring, &arena).unwrap();
+                (lock, World::new(store, 40 + i as u64, 8))
+            })
+            .collect();
+        let event = ring.event_fd().unwrap();
+        for _ in 0..400 {
+            worlds.iter_mut().for_each(|(_, w)| w.step());
+        }
+        // The loop of a node: wait for the descriptor, clear it, turn everything.
+        let mut waits = 0;
+        while worlds.iter().any(|(_, w)| w.store.busy()) {
+            let mut fds = [rustix::event::PollFd::new(&event, rustix::event::PollFlags::IN)];
+            let timeout = rustix::time::Timespec { tv_sec: 5, tv_nsec: 0 };
+            worlds.iter_mut().for_each(|(_, w)| w.turn());
+            if worlds.iter().any(|(_, w)| w.store.busy()) {
+                assert_eq!(rustix::event::poll(&mut fds, Some(&timeout)).unwrap(), 1, "woken while IO is in flight");
+                ring.clear_event();
+                waits += 1;
+            }
+        }
+        worlds.iter_mut().for_each(|(_, w)| w.settle());
+        worlds.iter().for_each(|(_, w)| w.compare());
+        assert!(waits > 0);
+    }
+}
+
+#[test]
+fn directories_that_are_not_ours_are_refused() {
+    let arena = arena();
+    let ring = Ring::new(Backend::Threads, &arena).unwrap();
+    let dir = scratch();
+    std::fs::write(dir.path().join("holiday.jpg"), b"x").unwrap();
+    let refused = TargetDir::open_or_create(dir.path(), &small(), &ring, &arena);
+    assert!(matches!(refused, Err(OpenError::BadParams { .. })));
+
+    let dir = scratch();
+    let (lock, mut store) = TargetDir::open_or_create(dir.path(), &small(), &ring, &arena).unwrap();
+    let second = TargetDir::open(dir.path(), &ring, &arena);
+    assert!(matches!(second, Err(OpenError::Locked { .. })));
+    store.adopt(77, 5).unwrap();
+    assert!(matches!(store.adopt(77, 6), Err(OpenError::WrongTarget { .. })));
+    store.adopt(77, 5).unwrap();
+    drop((lock, store));
+    let mut other = small();
+    other.identity.cluster = 78;
+    let refused = TargetDir::open_or_create(dir.path(), &other, &ring, &arena);
+    assert!(matches!(&refused, Err(OpenError::WrongTarget { .. })));
+    other.identity.cluster = 77;
+    let (_lock, store) = TargetDir::open_or_create(dir.path(), &other, &ring, &arena).unwrap();
+    assert_eq!((store.identity().cluster, store.identity().target), (77, 5));
+    assert_eq!(store.space().used, 0);
+
+    let dir = scratch();
+    std::fs::write(dir.path().join("target.cat"), vec![7u8; 1 << 20]).unwrap();
+    let refused = TargetDir::open(dir.path(), &ring, &arena);
+    assert!(matches!(refused, Err(OpenError::NotATarget { .. })));
+}
