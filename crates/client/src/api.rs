@@ -34,6 +34,15 @@ pub enum UpdateKind {
 }
 
 impl UpdateKind {
+    pub(crate) fn verb(&self) -> &'static str {
+        match self {
+            UpdateKind::Write { .. } => "write",
+            UpdateKind::Truncate { .. } => "truncate",
+            UpdateKind::Extend { .. } => "extend",
+            UpdateKind::Remove => "remove",
+        }
+    }
+
     /// The update as it travels, and its payload. `None` if the data is longer than any chunk.
     pub(crate) fn to_op(&self) -> Option<(Op, Bytes)> {
         Some(match self {

@@ -17,10 +17,19 @@
 //! simulator runs the same code.
 
 pub mod api;
+mod batch;
+mod call;
+mod channels;
 mod client;
+mod clock;
 pub mod config;
+pub mod core;
 pub mod error;
+mod links;
+mod list;
+mod managers;
 pub mod objects;
+mod routes;
 pub mod split;
 
 pub use api::{

@@ -1,0 +1,105 @@
+//! Questions to the managers: any of them will do, and the one that answered last is asked first.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use catena_types::{Class, Failure, Time};
+use catena_wire::client::{InspectReply, ListReply, ReadReply, UpdateReply};
+use catena_wire::header::Kind;
+use catena_wire::manager::{InitReply, RoutingReply, StatusReply};
+
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind};
+use crate::links::{Links, NoAnswer};
+
+/// Pause before all managers are asked again; doubles up to the second.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MOST: Duration = Duration::from_secs(1);
+/// Longest wait for one manager's answer to a question that it does not think about.
+pub(crate) const ANSWER: Duration = Duration::from_secs(2);
+
+/// A reply that may be a failure.
+pub(crate) trait Reply: prost::Message + Default {
+    fn failure(&self) -> Option<&Failure>;
+}
+
+macro_rules! replies {
+    ($($t:ty),*) => { $(impl Reply for $t { fn failure(&self) -> Option<&Failure> { self.failure.as_ref() } })* };
+}
+replies!(UpdateReply, ReadReply, ListReply, InspectReply, RoutingReply, InitReply, StatusReply);
+
+/// The managers known.
+pub(crate) struct Managers {
+    addrs: Vec<String>,
+    /// Index of the one that answered last.
+    good: AtomicUsize,
+}
+
+/// How one manager took a question.
+enum Taken<R> {
+    Answered(R),
+    /// Ask another one, or the same again later.
+    NotNow(Error),
+    Refused(Error),
+}
+
+impl Managers {
+    pub(crate) fn new(addrs: Vec<String>) -> Managers {
+        Managers { addrs, good: AtomicUsize::new(0) }
+    }
+
+    /// Asks until one of them answers or `deadline` has passed. `answer` bounds the wait for one of them.
+    pub(crate) async fn ask<Req: prost::Message, Rep: Reply>(
+        &self,
+        links: &Links,
+        clock: Clock,
+        kind: Kind,
+        request: &Req,
+        answer: Duration,
+        deadline: Time,
+    ) -> Result<Rep, Error> {
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let mut last = None;
+            let first = self.good.load(Ordering::Relaxed);
+            for i in (0..self.addrs.len()).map(|i| (first + i) % self.addrs.len()) {
+                let until = deadline.min(clock.after(answer));
+                match ask_one(links, &self.addrs[i], kind, request, until).await {
+                    Taken::Answered(reply) => {
+                        self.good.store(i, Ordering::Relaxed);
+                        return Ok(reply);
+                    }
+                    Taken::Refused(e) => return Err(e),
+                    Taken::NotNow(e) => last = Some(e),
+                }
+            }
+            let left = clock.until(deadline);
+            if left <= pause {
+                return Err(last.unwrap_or_else(|| Error::new(ErrorKind::InvalidArgument, "no manager address was given")));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MOST);
+        }
+    }
+}
+
+async fn ask_one<Req: prost::Message, Rep: Reply>(
+    links: &Links,
+    addr: &str,
+    kind: Kind,
+    request: &Req,
+    until: Time,
+) -> Taken<Rep> {
+    let at = |e: Error| e.context(format!("manager {addr}"));
+    match links.ask::<Req, Rep>(addr, kind, request, (Bytes::new(), 0), until).await {
+        Ok((reply, _)) => match reply.failure() {
+            None => Taken::Answered(reply),
+            Some(f) if matches!(f.class(), Class::Redirect | Class::Overload) => Taken::NotNow(at(Error::from_failure(f))),
+            Some(f) => Taken::Refused(at(Error::from_failure(f))),
+        },
+        Err(NoAnswer::Refused(f)) if f.class() == Class::Refused => Taken::Refused(at(Error::from_failure(&f))),
+        Err(NoAnswer::Refused(f)) => Taken::NotNow(at(Error::from_failure(&f))),
+        Err(NoAnswer::Lost(lost)) => Taken::NotNow(at(Error::new(ErrorKind::NoManager, lost.to_string()))),
+    }
+}
