@@ -1,1 +1,4 @@
-//! Deterministic world and checkers.
+//! Deterministic world and checkers: whole clusters in one thread from one seed, and the judge of what clients saw.
+
+pub mod linear;
+pub mod rng;
