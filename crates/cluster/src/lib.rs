@@ -1,1 +1,22 @@
-//! The manager's state machine: leases, chain transitions, placement; pure.
+//! The manager's state machine: who serves which chain, who holds a lease, where replicas are placed.
+//!
+//! Pure: time comes in as an argument, nothing is stored or sent here. The service (or the simulator) hands in one
+//! request at a time with the time read *after* it was received, stores [`State`] durably when [`Outcome::changed`]
+//! says so, and only then sends the reply and publishes the routing.
+//!
+//! - [`chain`]: the transitions of one chain, as one function of the chain and what is known of its targets.
+//! - [`manager`]: nodes, leases and time around it.
+//! - [`placement`]: chains out of free targets.
+//!
+//! What must hold: a chain always has a SERVING member or a last serving set; a SERVING member leaves only when it
+//! surely serves no more; a target whose memory is gone gets no lease before its removal is part of the state.
+
+pub mod chain;
+pub mod manager;
+pub mod placement;
+pub mod state;
+
+pub use chain::{Facts, Life, TargetFacts, check_chain, next_chain};
+pub use manager::{Manager, Outcome};
+pub use placement::{PlacementError, make_chains};
+pub use state::{NodeRow, Opening, Settings, State, TargetRow};

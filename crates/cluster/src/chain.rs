@@ -1,0 +1,232 @@
+//! What becomes of a chain, given what is known of its targets: one pure function.
+//!
+//! Rules are applied in the order promotions, removals, revival, new SYNCING. `transitions.md`, beside the tests, is
+//! their table: documentation and test in one. What must hold after every step is written down in [`check_chain`].
+
+use std::collections::BTreeMap;
+
+use catena_types::{Chain, ChainVer, Member, PublicState, TargetId};
+
+/// Whether a target may be serving now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Life {
+    /// Open, and heard of since the removals of its chain that are due became due.
+    Alive,
+    /// Neither heard of since then nor surely out: nothing is decided about it.
+    Silent,
+    /// Surely serves no more: its lease has ended, or its node has reported it stopped, failed or opened anew.
+    Out,
+}
+
+/// What is known of one target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetFacts {
+    /// Whether it may be serving.
+    pub life: Life,
+    /// Chain version its last report is about; 0 if there is none.
+    pub about: ChainVer,
+    /// The last report says UP_TO_DATE.
+    pub up_to_date: bool,
+    /// The last report says, as source, that the sync of its successor was given up.
+    pub sync_failed: bool,
+    /// A sync to it failed a short while ago: others go first.
+    pub backing_off: bool,
+    /// It is the replica the chain knows, not an empty replacement.
+    pub uuid_matches: bool,
+}
+
+impl Default for TargetFacts {
+    fn default() -> TargetFacts {
+        TargetFacts {
+            life: Life::Silent,
+            about: 0,
+            up_to_date: false,
+            sync_failed: false,
+            backing_off: false,
+            uuid_matches: true,
+        }
+    }
+}
+
+/// Facts by target. About a target that is missing nothing is decided.
+pub type Facts = BTreeMap<TargetId, TargetFacts>;
+
+/// The sink whose source has given its sync up under the present chain version.
+pub fn failed_sink(chain: &Chain, facts: &Facts) -> Option<TargetId> {
+    let source = facts.get(&chain.tail()?)?;
+    (source.sync_failed && source.about == chain.chain_ver).then(|| chain.syncing()).flatten()
+}
+
+/// The chain after one evaluation; `None` if nothing changes. The chain version grows by one if and only if the
+/// ordered list of SERVING, LASTSRV and SYNCING members does.
+pub fn next_chain(chain: &Chain, facts: &Facts) -> Option<Chain> {
+    let mut step = Step { ver: chain.chain_ver, facts, failed: failed_sink(chain, facts), members: chain.members.clone() };
+    step.promote();
+    step.remove();
+    step.revive();
+    step.start_sync();
+    step.members.sort_by_key(|m| m.state());
+    if step.members == chain.members {
+        return None;
+    }
+    let grown = weighty(&step.members) != weighty(&chain.members);
+    Some(Chain { id: chain.id, chain_ver: chain.chain_ver + u64::from(grown), members: step.members })
+}
+
+/// The members whose order and states make a chain version.
+fn weighty(members: &[Member]) -> Vec<Member> {
+    members.iter().copied().filter(|m| m.state() <= PublicState::Syncing).collect()
+}
+
+/// An evaluation under way.
+struct Step<'a> {
+    ver: ChainVer,
+    facts: &'a Facts,
+    failed: Option<TargetId>,
+    members: Vec<Member>,
+}
+
+impl Step<'_> {
+    fn facts(&self, target: TargetId) -> TargetFacts {
+        self.facts.get(&target).copied().unwrap_or_default()
+    }
+
+    fn life(&self, target: TargetId) -> Life {
+        self.facts(target).life
+    }
+
+    fn in_state(&self, state: PublicState) -> Vec<TargetId> {
+        self.members.iter().filter(|m| m.state() == state).map(|m| m.target).collect()
+    }
+
+    fn anybody(&self, state: PublicState) -> bool {
+        self.members.iter().any(|m| m.state() == state)
+    }
+
+    fn chosen(&self) -> Option<TargetId> {
+        self.members.iter().find(|m| m.chosen).map(|m| m.target)
+    }
+
+    /// New state, place among its equals kept.
+    fn set(&mut self, target: TargetId, state: PublicState) {
+        for m in self.members.iter_mut().filter(|m| m.target == target) {
+            m.set_state(state);
+            m.chosen = false;
+        }
+    }
+
+    /// New state, behind all others of that state.
+    fn demote(&mut self, target: TargetId, state: PublicState) {
+        self.set(target, state);
+        self.members.sort_by_key(|m| m.target == target);
+    }
+
+    /// The sink that has everything joins as the last SERVING; the chosen member that has opened revives the chain.
+    fn promote(&mut self) {
+        for sink in self.in_state(PublicState::Syncing) {
+            let f = self.facts(sink);
+            let equal = f.up_to_date && f.about == self.ver && self.failed.is_none();
+            if equal && f.life == Life::Alive && f.uuid_matches {
+                self.set(sink, PublicState::Serving);
+            }
+        }
+        let Some(chosen) = self.chosen() else { return };
+        let f = self.facts(chosen);
+        if f.life == Life::Alive && f.about == self.ver && f.uuid_matches {
+            self.set(chosen, PublicState::Serving);
+            for other in self.in_state(PublicState::LastSrv) {
+                self.set(other, PublicState::Offline);
+            }
+        }
+    }
+
+    fn remove(&mut self) {
+        self.remove_serving();
+        let led = self.anybody(PublicState::Serving);
+        for sink in self.in_state(PublicState::Syncing) {
+            if self.life(sink) == Life::Out {
+                self.demote(sink, PublicState::Offline);
+            } else if !led || self.failed == Some(sink) {
+                self.demote(sink, PublicState::Waiting);
+            }
+        }
+        for target in self.in_state(PublicState::Waiting) {
+            if self.life(target) == Life::Out {
+                self.demote(target, PublicState::Offline);
+            }
+        }
+    }
+
+    /// Removals are decided together: a set that shrinks one by one while everybody is dying ends with one member,
+    /// although all of them hold everything.
+    fn remove_serving(&mut self) {
+        let serving = self.in_state(PublicState::Serving);
+        let (out, rest): (Vec<_>, Vec<_>) = serving.into_iter().partition(|&t| self.life(t) == Life::Out);
+        if rest.is_empty() {
+            out.into_iter().for_each(|t| self.set(t, PublicState::LastSrv));
+        } else if rest.iter().all(|&t| self.life(t) == Life::Alive) {
+            out.into_iter().for_each(|t| self.demote(t, PublicState::Offline));
+        }
+    }
+
+    /// Somebody of the last serving set is chosen. It serves only after it has opened under the version that says so,
+    /// so that a member that dies on the way leaves the set whole.
+    fn revive(&mut self) {
+        if let Some(chosen) = self.chosen().filter(|&t| self.life(t) == Life::Out) {
+            self.set(chosen, PublicState::LastSrv);
+        }
+        if self.chosen().is_some() || self.anybody(PublicState::Serving) {
+            return;
+        }
+        let facts = self.facts;
+        let able = |m: &&mut Member| {
+            let f = facts.get(&m.target).copied().unwrap_or_default();
+            m.state() == PublicState::LastSrv && f.life == Life::Alive && f.uuid_matches
+        };
+        if let Some(first) = self.members.iter_mut().find(able) {
+            first.chosen = true;
+        }
+    }
+
+    fn start_sync(&mut self) {
+        for target in self.in_state(PublicState::Offline) {
+            if self.life(target) == Life::Alive && self.facts(target).uuid_matches {
+                self.demote(target, PublicState::Waiting);
+            }
+        }
+        if !self.anybody(PublicState::Serving) || self.anybody(PublicState::Syncing) {
+            return;
+        }
+        let next = self.in_state(PublicState::Waiting).into_iter().find(|&t| {
+            let f = self.facts(t);
+            f.life == Life::Alive && f.uuid_matches && !f.backing_off && self.failed != Some(t)
+        });
+        if let Some(next) = next {
+            self.set(next, PublicState::Syncing);
+        }
+    }
+}
+
+/// What must hold of a chain after every step; `Err` says what does not.
+pub fn check_chain(chain: &Chain) -> Result<(), String> {
+    let count = |state| chain.in_state(state).count();
+    let (serving, last) = (count(PublicState::Serving), count(PublicState::LastSrv));
+    let chosen = chain.members.iter().filter(|m| m.chosen).count();
+    let mut ids: Vec<_> = chain.members.iter().map(|m| m.target).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let rules = [
+        (serving + last > 0, "nobody serves and there is no last serving set"),
+        (serving == 0 || last == 0, "SERVING members beside a last serving set"),
+        (count(PublicState::Syncing) <= 1, "more than one SYNCING member"),
+        (count(PublicState::Syncing) == 0 || serving > 0, "a SYNCING member without a source"),
+        (chosen <= 1, "more than one chosen member"),
+        (chain.members.iter().all(|m| !m.chosen || m.state() == PublicState::LastSrv), "chosen outside LASTSRV"),
+        (chain.members.is_sorted_by_key(Member::state), "members out of order"),
+        (ids.len() == chain.members.len(), "a member twice"),
+    ];
+    match rules.iter().find(|(holds, _)| !holds) {
+        Some((_, what)) => Err(format!("chain {} at version {}: {what}: {chain:?}", chain.id, chain.chain_ver)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,90 @@
+//! Applies the chain transitions, and keeps what they rest on: openings and back-off.
+
+use catena_types::{Chain, ChainId, Member, PublicState, TargetId, Time};
+
+use super::Manager;
+use super::hearing::rests_on_opening;
+use crate::chain::{check_chain, failed_sink, next_chain};
+use crate::state::Opening;
+
+/// Pause after the first failed sync to a target; doubles with each.
+const BACK_OFF_FIRST: Time = 1_000_000_000;
+/// Longest pause.
+const BACK_OFF_LAST: Time = 300_000_000_000;
+/// Evaluations of one chain in a row. Each needs a report or a removal of its own, so a few settle it; the rest waits
+/// for the next tick.
+const ROUNDS: usize = 8;
+
+impl Manager {
+    /// Evaluates chains until nothing changes any more.
+    pub(super) fn evaluate(&mut self, chains: impl IntoIterator<Item = ChainId>, now: Time) {
+        for id in chains {
+            for _ in 0..ROUNDS {
+                if !self.evaluate_once(id, now) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn evaluate_once(&mut self, id: ChainId, now: Time) -> bool {
+        let Some(chain) = self.state.chains.get(&id) else { return false };
+        let facts = self.facts(chain, now);
+        let Some(next) = next_chain(chain, &facts) else { return false };
+        let failed = failed_sink(chain, &facts);
+        let before = chain.clone();
+        check_chain(&next).expect("transitions keep the rules of a chain: tested over every state");
+        for place in &next.members {
+            self.note_place(&before, place);
+        }
+        if let Some(sink) = failed.filter(|&t| next.state_of(t) == Some(PublicState::Waiting)) {
+            self.back_off(sink, now);
+        }
+        self.state.chains.insert(id, next);
+        self.touch_routing();
+        true
+    }
+
+    /// A member that takes a new place takes it with the memory it has now.
+    fn note_place(&mut self, before: &Chain, place: &Member) {
+        let old = before.members.iter().find(|m| m.target == place.target).copied().unwrap_or_default();
+        if place.state() == PublicState::Serving && old.state() != PublicState::Serving {
+            let live = self.targets.entry(place.target).or_default();
+            (live.failures, live.back_off_until) = (0, 0);
+        }
+        if rests_on_opening(place) && !rests_on_opening(&old) {
+            self.note_opening(place.target);
+        }
+    }
+
+    /// The place of a target rests on its present opening.
+    pub(super) fn note_opening(&mut self, target: TargetId) {
+        let count = self.report(target).map(|r| r.open_count);
+        self.targets.entry(target).or_default().gone = None;
+        if let Some(row) = self.state.targets.get_mut(&target) {
+            row.opened = Opening { incarnation: row.offered, count };
+        }
+    }
+
+    fn back_off(&mut self, target: TargetId, now: Time) {
+        let live = self.targets.entry(target).or_default();
+        let pause = BACK_OFF_FIRST.checked_shl(live.failures.min(16)).map_or(BACK_OFF_LAST, |p| p.min(BACK_OFF_LAST));
+        live.failures += 1;
+        live.back_off_until = now.saturating_add(pause);
+    }
+
+    /// Nodes not heard of for a lease are published as such.
+    pub(super) fn note_silent_nodes(&mut self, now: Time) {
+        let silent: Vec<_> =
+            self.state.nodes.iter().filter(|(id, n)| n.alive && self.node_ends(**id) <= now).map(|(&id, _)| id).collect();
+        for id in silent {
+            self.set_alive(id, false);
+        }
+    }
+
+    pub(super) fn set_alive(&mut self, node: u32, alive: bool) {
+        let Some(row) = self.state.nodes.get_mut(&node).filter(|n| n.alive != alive) else { return };
+        row.alive = alive;
+        self.touch_routing();
+    }
+}

@@ -1,0 +1,124 @@
+//! What is known of a target now: may it be serving, and since when not.
+//!
+//! What must hold: "out" is said only of a target that surely serves no more under the place it has: every lease it
+//! may hold has ended by the slowest clock, or its node has said so.
+
+use std::collections::BTreeMap;
+
+use catena_types::{Chain, LocalState, Member, NodeId, PublicState, TargetId, Time};
+use catena_wire::manager::TargetReport;
+
+use super::Manager;
+use crate::chain::{Facts, Life, TargetFacts};
+
+/// What was heard of one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hearing {
+    /// Listed as open at that time; its lease may run.
+    Heard(Time),
+    /// Not heard of in its present opening, but it may hold a lease of which nothing is known here.
+    MayLive,
+    /// Serves no more since then.
+    Out(Time),
+}
+
+impl Manager {
+    /// What is known of the members of a chain.
+    pub(super) fn facts(&self, chain: &Chain, now: Time) -> Facts {
+        let heard: BTreeMap<_, _> = chain.members.iter().map(|m| (m.target, self.hearing(m, chain.chain_ver, now))).collect();
+        // The others count as alive only if heard of after the last of those to be removed went out: otherwise a
+        // power cut that is still going on looks like the loss of one.
+        let out_since = |t| match heard.get(&t) {
+            Some(&Hearing::Out(since)) => Some(since),
+            _ => None,
+        };
+        let due = chain.serving().filter_map(out_since).max();
+        let life = |h: &Hearing| match *h {
+            Hearing::Out(_) => Life::Out,
+            Hearing::Heard(at) if due.is_none_or(|due| at >= due) => Life::Alive,
+            Hearing::Heard(_) | Hearing::MayLive => Life::Silent,
+        };
+        heard.iter().map(|(&target, h)| (target, self.target_facts(target, life(h), now))).collect()
+    }
+
+    fn target_facts(&self, target: TargetId, life: Life, now: Time) -> TargetFacts {
+        let live = self.targets.get(&target);
+        let report = self.report(target);
+        TargetFacts {
+            life,
+            about: report.map_or(0, |r| r.chain_ver),
+            up_to_date: report.is_some_and(|r| r.state() == LocalState::UpToDate),
+            sync_failed: report.is_some_and(|r| !r.sync_failed.is_empty()),
+            backing_off: live.is_some_and(|l| now < l.back_off_until),
+            // A replacement under a known id is refused at registration and never reports.
+            uuid_matches: true,
+        }
+    }
+
+    fn hearing(&self, place: &Member, chain_ver: u64, now: Time) -> Hearing {
+        let live = self.targets.get(&place.target);
+        let gone_since = live.and_then(|l| l.gone).unwrap_or(self.started);
+        if self.is_not_offered(place.target) || (rests_on_opening(place) && self.opened_anew(place.target)) {
+            return Hearing::Out(gone_since);
+        }
+        if self.report(place.target).is_some_and(|r| closed(r, place, chain_ver)) {
+            return Hearing::Out(gone_since);
+        }
+        // Registering takes no lease, but a target just registered is about to be heard of.
+        let heard = live.and_then(|l| l.heard);
+        let basis = heard.unwrap_or(0).max(live.map_or(0, |l| l.registered)).max(self.started);
+        let end = basis.saturating_add(self.settings.surely_ended());
+        match heard {
+            _ if end <= now => Hearing::Out(end),
+            Some(at) => Hearing::Heard(at),
+            None => Hearing::MayLive,
+        }
+    }
+
+    /// Last report of a target in the present start of its node.
+    pub(super) fn report(&self, target: TargetId) -> Option<&TargetReport> {
+        self.targets.get(&target)?.report.as_ref().map(|(report, _)| report)
+    }
+
+    /// The node was started again without this target.
+    pub(super) fn is_not_offered(&self, target: TargetId) -> bool {
+        let row = self.state.targets.get(&target);
+        row.is_none_or(|t| self.state.nodes.get(&t.node).is_none_or(|n| n.incarnation != t.offered))
+    }
+
+    /// Its memory is gone since it took its place: another start of the node, or opened again within the same.
+    pub(super) fn opened_anew(&self, target: TargetId) -> bool {
+        let Some(row) = self.state.targets.get(&target) else { return true };
+        let reported = self.report(target).map(|r| r.open_count);
+        let reopened = matches!((row.opened.count, reported), (Some(then), Some(now)) if then != now);
+        row.opened.incarnation != row.offered || reopened
+    }
+
+    /// Still SERVING in the routing, although its memory is gone: it gets no lease before its removal.
+    pub(super) fn removal_pending(&self, target: TargetId) -> bool {
+        let Some(row) = self.state.targets.get(&target) else { return false };
+        let place = self.state.chains.get(&row.chain).and_then(|c| c.state_of(target));
+        place == Some(PublicState::Serving) && self.opened_anew(target)
+    }
+
+    /// When the lease of a node has surely ended, if it is not heard of again.
+    pub(super) fn node_ends(&self, node: NodeId) -> Time {
+        let heard = self.nodes.get(&node).map_or(0, |n| n.heard);
+        heard.max(self.started).saturating_add(self.settings.surely_ended())
+    }
+}
+
+/// Whether a place is lost with the memory of the target.
+pub(super) fn rests_on_opening(place: &Member) -> bool {
+    matches!(place.state(), PublicState::Serving | PublicState::Syncing) || place.chosen
+}
+
+/// Whether the report says that the target serves no more. Of a SERVING one "stopped" counts only about the present
+/// chain version; said about another, it is the end of the lease that counts, since no lease follows such a report.
+fn closed(report: &TargetReport, place: &Member, chain_ver: u64) -> bool {
+    match report.state() {
+        LocalState::Online | LocalState::UpToDate => false,
+        LocalState::Failed => true,
+        LocalState::Stopped => place.state() != PublicState::Serving || report.chain_ver == chain_ver,
+    }
+}

@@ -1,0 +1,130 @@
+//! Nodes, leases and time around the chain transitions.
+//!
+//! One request at a time goes in, with the time read after it was received; the answer comes out together with
+//! whether the state changed. What must hold: an answer, and routing, are published only after the state they rest on
+//! is stored; the caller that cannot store must stop.
+
+mod evaluate;
+mod hearing;
+mod heartbeat;
+mod init;
+mod register;
+mod status;
+
+use std::collections::BTreeMap;
+
+use catena_types::{NodeId, Routing, TargetId, Time};
+use catena_wire::manager::TargetReport;
+
+use crate::state::{Settings, State};
+
+/// An answer, and whether the state must be stored before it is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome<R> {
+    /// The answer.
+    pub reply: R,
+    /// The state differs from the one last stored.
+    pub changed: bool,
+}
+
+/// The manager's state machine.
+#[derive(Clone, Debug)]
+pub struct Manager {
+    settings: Settings,
+    state: State,
+    /// When this process took over: what it has not heard before may still be true until a lease later.
+    started: Time,
+    nodes: BTreeMap<NodeId, NodeLive>,
+    targets: BTreeMap<TargetId, TargetLive>,
+    /// Processes that want to take a node over.
+    candidates: BTreeMap<NodeId, register::Candidate>,
+    /// The state differs from the one last handed out as changed.
+    changed: bool,
+    /// So does what of it is routing.
+    routed: bool,
+}
+
+/// What was heard of a node since this manager started.
+#[derive(Clone, Copy, Debug, Default)]
+struct NodeLive {
+    /// Last registration or heartbeat of the present incarnation.
+    heard: Time,
+    /// Number of its last heartbeat.
+    seq: Option<u64>,
+}
+
+/// What was heard of a target since this manager started.
+#[derive(Clone, Debug, Default)]
+struct TargetLive {
+    /// Last report in the present incarnation, and when.
+    report: Option<(TargetReport, Time)>,
+    /// Last time it was listed as open.
+    heard: Option<Time>,
+    /// When the present start of its node was let in; 0 if before this manager started.
+    registered: Time,
+    /// Known since then to have stopped, failed or been opened anew.
+    gone: Option<Time>,
+    /// Syncs to it that failed since it last served.
+    failures: u32,
+    /// No sync to it before then, if another can be synced.
+    back_off_until: Time,
+}
+
+impl Manager {
+    /// Takes over a stored state (or a new one). Nobody silent is removed before a lease has surely ended from `now`.
+    pub fn new(settings: Settings, state: State, now: Time) -> Manager {
+        Manager {
+            settings,
+            state,
+            started: now,
+            nodes: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            candidates: BTreeMap::new(),
+            changed: false,
+            routed: false,
+        }
+    }
+
+    /// What must be stored before anything that rests on it is published.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Periods.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Routing newer than `have`, if there is.
+    pub fn routing_since(&self, have: u64) -> Option<Routing> {
+        (self.state.version > have).then(|| self.state.routing())
+    }
+
+    /// Time has passed: leases end, nodes go, back-offs are over. Whether the state changed.
+    pub fn tick(&mut self, now: Time) -> bool {
+        self.note_silent_nodes(now);
+        let chains: Vec<_> = self.state.chains.keys().copied().collect();
+        self.evaluate(chains, now);
+        self.publish();
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Routing has changed: it gets its version with [`Manager::publish`].
+    fn touch_routing(&mut self) {
+        self.routed = true;
+        self.changed = true;
+    }
+
+    /// Gives routing changed by this event one new version, before the answer names it.
+    fn publish(&mut self) {
+        if std::mem::take(&mut self.routed) {
+            self.state.version += 1;
+        }
+    }
+
+    /// Ends an event.
+    fn outcome<R>(&mut self, reply: R) -> Outcome<R> {
+        debug_assert!(!self.routed, "routing changed without a new version");
+        Outcome { reply, changed: std::mem::take(&mut self.changed) }
+    }
+}
