@@ -297,6 +297,7 @@ impl<D: Disk> CowStore<D> {
         }
         group.last_seq = self.journal.last_seq();
         self.group = Some(group);
+        self.lazy_since = (!self.queue.is_empty()).then_some(self.now);
         self.start_checkpoint();
     }
 

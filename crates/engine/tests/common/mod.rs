@@ -93,7 +93,17 @@ enum Wait {
     All(BTreeMap<ChunkKey, usize>),
 }
 
+/// What may be found if the power fails: per chunk, and for the small state, the first and the last state possible.
+#[derive(Clone, Default)]
+pub struct Bounds {
+    pub chunks: BTreeMap<ChunkKey, (usize, usize)>,
+    pub small: (usize, usize),
+}
+
 pub struct World<D: Disk> {
+    /// Where turns are marked, and what could be found after each.
+    pub recorder: Option<MemDisk>,
+    pub bounds: Vec<Bounds>,
     pub store: CowStore<D>,
     pub rng: Rng,
     pub keys: Vec<ChunkKey>,
@@ -136,6 +146,8 @@ impl<D: Disk> World<D> {
     pub fn new(store: CowStore<D>, seed: u64, keys: usize) -> World<D> {
         let keys = (0..keys).map(|i| ChunkKey::new(format!("chunk-{i:03}").as_bytes()).unwrap()).collect();
         World {
+            recorder: None,
+            bounds: Vec::new(),
             store,
             rng: Rng::new(seed),
             keys,
@@ -376,6 +388,26 @@ impl<D: Disk> World<D> {
         for done in out {
             self.done(done);
         }
+        if let Some(disk) = &self.recorder {
+            disk.mark(self.bounds.len() as u64);
+            self.bounds.push(Bounds {
+                chunks: self.chunks.iter().map(|(k, h)| (k.clone(), (h.lower, h.at()))).collect(),
+                small: (self.small.lower, self.small.at()),
+            });
+        }
+    }
+
+    /// A world that goes on from what a reopened store shows.
+    pub fn resume(store: CowStore<D>, seed: u64, keys: usize, found: &BTreeMap<ChunkKey, ChunkState>) -> World<D> {
+        let mut world = World::new(store, seed, keys);
+        for (key, state) in found {
+            world.chunks.insert(key.clone(), History { states: vec![state.clone()], lower: 0 });
+        }
+        let sessions: BTreeMap<_, _> = world.store.sessions(None, usize::MAX).into_iter().collect();
+        let floor = world.store.remove_floor();
+        world.seq = 1_000_000;
+        world.small = History { states: vec![SmallState { sessions, floor }], lower: 0 };
+        world
     }
 
     fn reached(&mut self, key: &ChunkKey, at: usize, small: usize) {
