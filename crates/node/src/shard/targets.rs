@@ -1,0 +1,315 @@
+//! The targets of a shard: each a state machine and its store.
+//!
+//! What must hold: a target that has just been opened, at start or anew, acts on no routing older than its first grant
+//! since (amendment C1): before that grant the manager may still count on what it held in memory before.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use catena_chain::{Command, Config, Event, Replica};
+use catena_engine::OpenError;
+use catena_types::{ChainId, ChunkKey, ChunkMeta, ChunkStore, LocalState, Routing, Space, TargetId, Time};
+use catena_wire::manager::{TargetOffer, TargetReport};
+
+use super::{Grant, Identity};
+use crate::NodeError;
+use crate::clock::now;
+use crate::status::TargetStatus;
+use crate::storage::{Opened, Storage};
+
+type Commands = Vec<Command<Bytes>>;
+
+/// One target.
+struct Target {
+    id: TargetId,
+    /// The chain it belongs to, or belonged to last; 0: none yet.
+    chain: ChainId,
+    /// `None` when it could not be opened anew.
+    opened: Option<Opened>,
+    replica: Replica<Bytes>,
+    /// Times it was opened in this incarnation.
+    open_count: u64,
+    /// Routing version of the first grant since it was opened.
+    gate: Option<u64>,
+    /// Why it could not be opened anew.
+    failed: String,
+    /// State and chain version last seen.
+    seen: (LocalState, u64),
+}
+
+/// The targets of a shard.
+#[derive(Default)]
+pub(super) struct Targets {
+    list: Vec<Target>,
+    by_id: HashMap<TargetId, usize>,
+    by_chain: HashMap<ChainId, usize>,
+    dones: Vec<catena_types::Done<Bytes>>,
+    reopens: Vec<usize>,
+    changed: bool,
+}
+
+impl Targets {
+    /// Targets that have been opened and not been adopted.
+    pub(super) fn new(opened: Vec<Opened>) -> Targets {
+        let target = |opened| Target {
+            id: 0,
+            chain: 0,
+            opened: Some(opened),
+            replica: Replica::new(0, Config::default()),
+            open_count: 1,
+            gate: None,
+            failed: String::new(),
+            seen: (LocalState::Online, 0),
+        };
+        Targets { list: opened.into_iter().map(target).collect(), ..Targets::default() }
+    }
+
+    /// What to offer to the manager, and the cluster each belongs to (0: none).
+    pub(super) fn offers(&self, shard: u32) -> Vec<(TargetOffer, u64)> {
+        let offer = |store: &catena_engine::target_dir::FileStore| {
+            let identity = store.identity();
+            let offer = TargetOffer { uuid: identity.uuid.to_vec(), target: identity.target, shard, space: store.space() };
+            (offer, identity.cluster)
+        };
+        self.list.iter().filter_map(|t| t.opened.as_ref()).map(|o| offer(&o.store)).collect()
+    }
+
+    /// Writes cluster and ids into the superblocks and starts the state machines. Blocks.
+    pub(super) fn adopt(&mut self, identity: &Identity, ids: &[TargetId]) -> Result<(), NodeError> {
+        for (n, (target, &id)) in self.list.iter_mut().zip(ids).enumerate() {
+            if let Some(opened) = &mut target.opened {
+                opened.store.adopt(identity.cluster, id)?;
+            }
+            target.id = id;
+            target.replica = Replica::new(id, Config::default());
+            self.by_id.insert(id, n);
+        }
+        Ok(())
+    }
+
+    /// Whether the target is here and open.
+    pub(super) fn has(&self, id: TargetId) -> bool {
+        self.by_id.get(&id).is_some_and(|&n| self.list[n].opened.is_some())
+    }
+
+    /// The open target of a chain.
+    pub(super) fn of_chain(&self, chain: ChainId) -> Option<TargetId> {
+        let target = &self.list[*self.by_chain.get(&chain)?];
+        target.opened.is_some().then_some(target.id)
+    }
+
+    /// Each target and the chain it is in.
+    pub(super) fn chains(&self) -> impl Iterator<Item = (TargetId, ChainId)> + '_ {
+        self.list.iter().filter(|t| t.chain != 0).map(|t| (t.id, t.chain))
+    }
+
+    /// What a target holds of a chunk, and its chain version.
+    pub(super) fn inspect(&self, id: TargetId, key: &ChunkKey) -> (Option<ChunkMeta>, u64) {
+        let Some(target) = self.by_id.get(&id).map(|&n| &self.list[n]) else { return (None, 0) };
+        (target.opened.as_ref().and_then(|o| o.store.meta(key)), target.replica.chain_ver())
+    }
+
+    /// Gives a target an event. One that is not here, or not open, gets nothing.
+    pub(super) fn handle(&mut self, id: TargetId, now: Time, event: Event<Bytes>, out: &mut Commands) {
+        if let Some(&n) = self.by_id.get(&id) {
+            self.step(n, now, event, out);
+        }
+    }
+
+    fn step(&mut self, n: usize, now: Time, event: Event<Bytes>, out: &mut Commands) {
+        let target = &mut self.list[n];
+        let Some(opened) = &mut target.opened else { return };
+        let before = out.len();
+        target.replica.handle(now, event, &mut opened.store, out);
+        for command in &out[before..] {
+            if let Command::Reopen { reason } = command {
+                tracing::warn!(target = target.id, "opening the target anew: {reason}");
+                self.reopens.push(n);
+            }
+        }
+    }
+
+    /// Sends the ticks that are due.
+    pub(super) fn tick(&mut self, now: Time, out: &mut Commands) {
+        for n in 0..self.list.len() {
+            if self.list[n].replica.next_wake().is_some_and(|at| at <= now) {
+                self.step(n, now, Event::Tick, out);
+            }
+        }
+    }
+
+    /// Lets every store do what it can, and passes on what has ended. Whether anything has.
+    pub(super) fn turn(&mut self, out: &mut Commands) -> bool {
+        let mut progress = false;
+        let mut dones = std::mem::take(&mut self.dones);
+        for n in 0..self.list.len() {
+            let Some(opened) = &mut self.list[n].opened else { continue };
+            opened.store.turn(now(), &mut dones);
+            if dones.is_empty() {
+                continue;
+            }
+            progress = true;
+            let now = now();
+            for done in dones.drain(..) {
+                self.step(n, now, Event::Done(done), out);
+            }
+            self.look(n);
+        }
+        self.dones = dones;
+        progress
+    }
+
+    /// When to take a turn at the latest.
+    pub(super) fn next_wake(&self) -> Option<Time> {
+        let wakes = |t: &Target| [t.replica.next_wake(), t.opened.as_ref().and_then(|o| o.store.next_wake())];
+        self.list.iter().flat_map(wakes).flatten().min()
+    }
+
+    /// Applies routing to every target that may act on it.
+    pub(super) fn apply(&mut self, routing: &Routing, now: Time, out: &mut Commands) {
+        for n in 0..self.list.len() {
+            self.apply_to(n, routing, now, out);
+        }
+        self.by_chain = self.list.iter().enumerate().filter(|(_, t)| t.chain != 0).map(|(n, t)| (t.chain, n)).collect();
+    }
+
+    fn apply_to(&mut self, n: usize, routing: &Routing, now: Time, out: &mut Commands) {
+        let target = &mut self.list[n];
+        let assigned = routing.target(target.id).map_or(0, |t| t.chain);
+        if assigned != 0 && assigned != target.chain {
+            if target.chain != 0 && target.replica.chain_ver() != 0 {
+                tracing::warn!(target = target.id, "moved from chain {} to chain {assigned}: opening it anew", target.chain);
+                self.reopens.push(n);
+            }
+            target.chain = assigned;
+        }
+        // A target that was taken out of its chain learns that from the chain it was in.
+        if target.gate.is_some_and(|gate| gate <= routing.version)
+            && let Some(chain) = routing.chain(target.chain)
+        {
+            self.step(n, now, Event::Routing { version: routing.version, chain: chain.clone() }, out);
+            self.look(n);
+        }
+    }
+
+    /// Gives a target its lease. The first one since it was opened lets it act on routing.
+    pub(super) fn grant(&mut self, grant: &Grant, routing: Option<&Routing>, now: Time, out: &mut Commands) {
+        let Some(&n) = self.by_id.get(&grant.target) else { return };
+        let target = &mut self.list[n];
+        if target.open_count != grant.open_count {
+            return;
+        }
+        if target.gate.is_none() {
+            target.gate = Some(grant.routing);
+            if let Some(routing) = routing {
+                self.apply_to(n, routing, now, out);
+            }
+        }
+        self.step(n, now, Event::Lease { until: grant.until, routing: grant.routing }, out);
+    }
+
+    /// Serve nothing more.
+    pub(super) fn stop(&mut self, now: Time, out: &mut Commands) {
+        for n in 0..self.list.len() {
+            self.step(n, now, Event::Stop, out);
+            self.look(n);
+        }
+    }
+
+    /// Targets whose state machine asked to be opened anew.
+    pub(super) fn take_reopens(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.reopens)
+    }
+
+    /// Drops state machine and store and opens the target anew. Blocks.
+    pub(super) fn reopen(&mut self, n: usize, storage: &Storage) {
+        let target = &mut self.list[n];
+        let Some(opened) = target.opened.take() else { return };
+        let (path, again) = storage.reopen(opened);
+        match again {
+            Ok(opened) => target.opened = Some(opened),
+            Err(e) => {
+                tracing::error!(target = target.id, "{} could not be opened anew: {e}", path.display());
+                target.failed = e.to_string();
+            }
+        }
+        target.replica = Replica::new(target.id, Config::default());
+        target.open_count += 1;
+        target.gate = None;
+        self.changed = true;
+    }
+
+    /// Notices a change that the manager should hear of soon.
+    fn look(&mut self, n: usize) {
+        let target = &mut self.list[n];
+        let report = target.replica.report();
+        let seen = (report.state, report.chain_ver);
+        self.changed |= seen != target.seen || !report.sync_failed.is_empty();
+        target.seen = seen;
+    }
+
+    /// Whether there was such a change since the last call.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// What the next heartbeat says.
+    pub(super) fn reports(&self) -> Vec<TargetReport> {
+        self.list.iter().filter(|t| t.id != 0).map(Target::report).collect()
+    }
+
+    /// For tests and tools.
+    pub(super) fn status(&self, now: Time) -> Vec<TargetStatus> {
+        let status = |t: &Target| TargetStatus {
+            target: t.id,
+            chain: t.chain,
+            open_count: t.open_count,
+            report: t.replica.report(),
+            serving: t.opened.is_some() && t.replica.may_serve(now),
+            load: t.replica.load(),
+            space: t.space(),
+            replica: *t.replica.counters(),
+            engine: t.opened.as_ref().map(|o| o.store.stats()).unwrap_or_default(),
+        };
+        self.list.iter().map(status).collect()
+    }
+
+    /// Closes every store, so that the next open has nothing to replay. Blocks.
+    pub(super) fn close(&mut self) {
+        for target in &mut self.list {
+            if let Some(mut opened) = target.opened.take()
+                && let Err(e) = opened.store.close(&mut Vec::new())
+            {
+                tracing::warn!(target = target.id, "not closed cleanly, the next open replays the journal: {e}");
+            }
+        }
+    }
+}
+
+impl Target {
+    fn space(&self) -> Space {
+        self.opened.as_ref().map(|o| o.store.space()).unwrap_or_default()
+    }
+
+    fn report(&self) -> TargetReport {
+        let report = self.replica.report();
+        let (state, failed) =
+            if self.opened.is_some() { (report.state, report.failed) } else { (LocalState::Failed, self.failed.clone()) };
+        TargetReport {
+            target: self.id,
+            state: state as i32,
+            chain_ver: report.chain_ver,
+            open_count: self.open_count,
+            space: self.space(),
+            sync_failed: report.sync_failed,
+            synced_chunks: report.synced_chunks,
+            failed,
+        }
+    }
+}
+
+/// Whether a target that cannot be opened must keep the whole node from starting: somebody else has it, or it is not
+/// this node's. A broken one must not: the others go on.
+pub(super) fn fatal(error: &OpenError) -> bool {
+    matches!(error, OpenError::Locked { .. } | OpenError::WrongTarget { .. } | OpenError::BadParams { .. })
+}

@@ -1,0 +1,84 @@
+//! A shard's disks: the ring, its event descriptor in the runtime, and how targets are opened on it.
+
+use std::path::{Path, PathBuf};
+
+use catena_arena::Arena;
+use catena_engine::disk::file::{Backend, Ring};
+use catena_engine::target_dir::{FileStore, TargetDir};
+use catena_engine::{OpenError, Params};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+use crate::{DiskChoice, NodeConfig, NodeError};
+
+/// A target's store and the lock of its directory.
+pub(crate) struct Opened {
+    /// The store.
+    pub(crate) store: FileStore,
+    /// Held as long as the store.
+    pub(crate) dir: TargetDir,
+}
+
+/// A shard's disks.
+pub(crate) struct Storage {
+    ring: Ring,
+    arena: Arena,
+}
+
+/// Tells when operations on a shard's disks have completed.
+///
+/// The ring's event descriptor is awaited as if it were the reading end of a pipe: it is non-blocking and read in the same
+/// way, and unlike a bare descriptor in the runtime this needs no promise that the compiler cannot check.
+pub(crate) struct Completions(pipe::Receiver);
+
+impl Storage {
+    /// Starts the backend. Needs the shard's runtime.
+    pub(crate) fn start(disk: DiskChoice, arena: &Arena) -> Result<(Storage, Completions), NodeError> {
+        let backend = match disk {
+            DiskChoice::Auto => Backend::Auto,
+            DiskChoice::Uring => Backend::Uring,
+            DiskChoice::Threads => Backend::Threads,
+        };
+        let ring = Ring::new(backend, arena).map_err(NodeError::Disk)?;
+        let event = ring.event_fd().and_then(pipe::Receiver::from_owned_fd_unchecked).map_err(NodeError::Disk)?;
+        Ok((Storage { ring, arena: arena.clone() }, Completions(event)))
+    }
+
+    /// Opens a target, or makes it. Blocks.
+    pub(crate) fn open_or_create(&self, path: &Path, params: &Params) -> Result<Opened, OpenError> {
+        let (dir, store) = TargetDir::open_or_create(path, params, &self.ring, &self.arena)?;
+        Ok(Opened { store, dir })
+    }
+
+    /// Lets go of a store and opens its target anew. Blocks.
+    pub(crate) fn reopen(&self, opened: Opened) -> (PathBuf, Result<Opened, OpenError>) {
+        let path = opened.dir.path().to_owned();
+        drop(opened);
+        let again = TargetDir::open(&path, &self.ring, &self.arena).map(|(dir, store)| Opened { store, dir });
+        (path, again)
+    }
+}
+
+impl Completions {
+    /// Waits until an operation has completed, and takes note: completions that are polled after this and those that come
+    /// later are all told.
+    pub(crate) async fn wait(&mut self) {
+        // The counter is 8 bytes. Room for more makes every read a short one, which tells the runtime that there is
+        // nothing left to read and saves it an attempt.
+        if let Err(e) = self.0.read(&mut [0; 16]).await {
+            tracing::error!("the event descriptor of the disks cannot be read: {e}");
+            std::future::pending().await
+        }
+    }
+}
+
+/// Parameters of a target to be made.
+pub(crate) fn params(config: &NodeConfig) -> Params {
+    let mut uuid = [0; 16];
+    crate::service::draw(&mut uuid);
+    let mut params = Params::new(uuid, config.capacity);
+    if config.journal != 0 {
+        params.journal = config.journal;
+    }
+    params
+}
