@@ -39,5 +39,5 @@ pub use api::{
 pub use client::Client;
 pub use config::ClientConfig;
 pub use error::{Error, ErrorKind, Retry};
-pub use objects::{Collected, Collector, GetOptions, ObjectInfo, ObjectPage, Objects, PutOptions, run_collector};
+pub use objects::{Collected, Collector, DEFAULT_GRACE, GetOptions, ObjectInfo, ObjectPage, Objects, PutOptions, run_collector};
 pub use split::{Piece, split};

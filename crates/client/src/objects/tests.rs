@@ -1,0 +1,1 @@
+//! Objects against a cluster in this process.
