@@ -30,8 +30,12 @@ fn random_operations(backend: Backend) {
     let mut world = World::new(store, 7, 16);
     let mut flushes = 0;
     for round in 0..3 {
-        for _ in 0..700 {
+        for n in 0..700 {
             world.step();
+            if n % 3 == 0 {
+                world.store.wait();
+                world.turn();
+            }
         }
         world.settle();
         world.compare();
@@ -49,7 +53,8 @@ fn random_operations(backend: Backend) {
     }
     let mut out = Vec::new();
     world.store.close(&mut out).unwrap();
-    assert!(flushes > 20 && world.store.stats().checkpoints > 0);
+    assert!(flushes > 20, "{flushes}");
+    assert!(world.store.stats().checkpoints > 0, "{:?}", world.store.stats());
     drop(lock);
     let (_lock, store) = TargetDir::open(dir.path(), &ring, &arena).unwrap();
     assert_eq!(store.recovery().replayed, 0, "nothing to replay after a clean close");

@@ -11,8 +11,16 @@ use common::*;
 fn run(seed: u64, steps: usize, capacity: u64, journal: u64) -> World<catena_engine::disk::mem::MemDisk> {
     let (store, disk) = fresh(capacity, journal);
     let mut world = World::new(store, seed, 12);
+    let slow = seed.is_multiple_of(2);
+    if slow {
+        disk.set_held(true);
+        world.slow = Some(disk.clone());
+    }
     for step in 0..steps {
         world.step();
+        if slow {
+            world.turn();
+        }
         if step % 16 == 0 {
             world.compare();
         }
@@ -105,13 +113,15 @@ fn an_io_error_fails_the_target_and_loses_nothing() {
 fn step_tolerant(world: &mut World<catena_engine::disk::mem::MemDisk>) {
     let key = world.keys[world.rng.below(8) as usize].clone();
     let state = world.state(&key);
-    if state.staged.is_none() {
+    let Some(staged) = &state.staged else {
         let n = 1 + world.rng.below(9000) as u32;
         let payload = world.rng.bytes(n as usize);
         let at = world.rng.below(50000) as u32;
         world.stage_op(&key, catena_types::Op::write(at, n), payload);
-    } else if world.store.meta(&key).is_some_and(|m| m.staged.is_some_and(|s| s.durable)) {
-        let ver = state.staged.as_ref().unwrap().ver;
+        return world.turn();
+    };
+    if world.store.meta(&key).is_some_and(|m| m.staged.is_some_and(|s| s.durable)) {
+        let ver = staged.ver;
         world.commit(&key, &state, ver);
     }
     world.turn();

@@ -105,7 +105,7 @@ impl<D: Disk> CowStore<D> {
         let Some(mut checkpoint) = self.checkpoint.take() else { return };
         if checkpoint.phase == Phase::Walking {
             let mut more = true;
-            while more && checkpoint.in_flight < SLICES_IN_FLIGHT {
+            while more && checkpoint.in_flight < SLICES_IN_FLIGHT && self.failed.is_none() {
                 more = self.fill_slice(&mut checkpoint);
                 if checkpoint.slice.len() > SLICE_HEADER_BYTES {
                     self.issue_slice(&mut checkpoint);
@@ -225,10 +225,11 @@ impl<D: Disk> CowStore<D> {
         self.submit(Owner::CheckpointFlush, IoOp::Flush);
     }
 
-    /// Most bytes the index and the sessions may take in a checkpoint.
-    pub(super) fn index_limit(&self) -> u64 {
+    /// Most bytes the index and the sessions may take in a checkpoint: less for what clients add. Padding and headers of
+    /// slices take less than a 32nd.
+    pub(super) fn index_limit(&self, client: bool) -> u64 {
         let area = self.superblock.params.checkpoint;
-        area - area / 16 - BLOCK64
+        area - area / if client { 8 } else { 16 } - 2 * BLOCK64
     }
 
     /// Bytes the index and the sessions take in a checkpoint, at most.

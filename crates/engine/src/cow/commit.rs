@@ -50,7 +50,11 @@ impl<D: Disk> CowStore<D> {
             return;
         }
         let side = self.edit(key, |e| e.as_mut().and_then(|e| e.staged.take_if(|s| s.staged.ver == ver)));
-        let Some(side) = side else { return self.misuse("an unstage of what is not staged", key, ver) };
+        let Some(side) = side else {
+            // Ends like any other: whoever waits must not wait for ever.
+            self.misuse("an unstage of what is not staged", key, ver);
+            return self.enqueue(None, true, Notify::Unstaged { key: key.clone(), ver }, 0, Vec::new());
+        };
         let frees = self.withdraw(side);
         let record = Record::Unstage { key: key.clone(), ver };
         self.enqueue(Some(&record), true, Notify::Unstaged { key: key.clone(), ver }, 0, frees);

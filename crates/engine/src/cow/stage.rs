@@ -137,19 +137,20 @@ impl<D: Disk> CowStore<D> {
         Ok(())
     }
 
-    /// Takes `count` blocks for an update of `key`.
+    /// Takes `count` blocks for an update of `key`. Clients leave a little for updates that make room (a cut writes one
+    /// block) and for resync, in the data area and in the checkpoint area; a remove is never refused.
     fn reserve(&mut self, key: &ChunkKey, kind: OpKind, count: u32) -> Result<Vec<Run>, Code> {
-        // A little is kept for updates that make room (a cut writes one block) when clients have filled the rest.
         let client = matches!(kind, OpKind::Write | OpKind::Extend);
         let kept = if client { (self.alloc.total() / 128).min(65536) } else { 0 };
         if count > 0 && u64::from(count) + kept > self.alloc.free() {
             return Err(Code::NoSpace);
         }
-        // 24 bytes per block at worst: an extent and a checksum each.
-        let grows = 256 + key.as_bytes().len() as u64 + 24 * u64::from(count);
-        let limit = if client { self.index_limit() } else { self.superblock.params.checkpoint };
-        let record = 256 + u64::from(key.as_bytes().len() as u32) + 16 * u64::from(count);
-        if client && (self.index_use() + grows > limit || record > self.superblock.params.journal / 2) {
+        // At worst 20 bytes per block in a checkpoint (an extent and a checksum each), 16 in a record.
+        let (name, blocks) = (256 + key.as_bytes().len() as u64, u64::from(count));
+        let grown = self.index_use() + name + 20 * blocks;
+        let record = name + 16 * blocks;
+        let outgrown = grown > self.index_limit(client) || record > self.superblock.params.journal / 2;
+        if outgrown && kind != OpKind::Remove {
             return Err(Code::NoSpace);
         }
         self.alloc.take(count).ok_or(Code::NoSpace)

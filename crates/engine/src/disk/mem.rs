@@ -98,6 +98,11 @@ fn store(pages: &mut Pages, mut offset: u64, mut data: &[u8]) {
     while !data.is_empty() {
         let at = (offset % BLOCK_BYTES) as usize;
         let n = data.len().min(PAGE - at);
+        if n == PAGE && !pages.contains_key(&(offset / BLOCK_BYTES)) && data[..n].iter().all(|&b| b == 0) {
+            // What was never written reads as zeroes anyhow: a zeroed journal takes no memory.
+            (offset, data) = (offset + n as u64, &data[n..]);
+            continue;
+        }
         let page = pages.entry(offset / BLOCK_BYTES).or_insert_with(|| Rc::new([0; PAGE]));
         Rc::make_mut(page)[at..at + n].copy_from_slice(&data[..n]);
         offset += n as u64;

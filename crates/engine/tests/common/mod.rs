@@ -103,6 +103,8 @@ pub struct Bounds {
 pub struct World<D: Disk> {
     /// Where turns are marked, and what could be found after each.
     pub recorder: Option<MemDisk>,
+    /// A held disk, of whose operations every turn runs some, in any order.
+    pub slow: Option<MemDisk>,
     pub bounds: Vec<Bounds>,
     pub store: CowStore<D>,
     pub rng: Rng,
@@ -147,6 +149,7 @@ impl<D: Disk> World<D> {
         let keys = (0..keys).map(|i| ChunkKey::new(format!("chunk-{i:03}").as_bytes()).unwrap()).collect();
         World {
             recorder: None,
+            slow: None,
             bounds: Vec::new(),
             store,
             rng: Rng::new(seed),
@@ -383,6 +386,13 @@ impl<D: Disk> World<D> {
 
     pub fn turn(&mut self) {
         self.now += 1_000_000;
+        if let Some(disk) = self.slow.clone() {
+            for _ in 0..self.rng.below(4) {
+                if disk.waiting() > 0 {
+                    disk.run(self.rng.below(disk.waiting() as u64) as usize);
+                }
+            }
+        }
         let mut out = Vec::new();
         self.store.turn(self.now, &mut out);
         for done in out {
