@@ -96,6 +96,8 @@ pub struct State {
     pub chains: BTreeMap<ChainId, Chain>,
     /// The chain table.
     pub table: Vec<ChainId>,
+    /// Longest lease in milliseconds that may still run: leases outlive the settings of the manager that granted them.
+    pub lease_ms: u32,
 }
 
 impl State {
@@ -111,6 +113,7 @@ impl State {
             targets: BTreeMap::new(),
             chains: BTreeMap::new(),
             table: Vec::new(),
+            lease_ms: 0,
         }
     }
 

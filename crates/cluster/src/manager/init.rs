@@ -42,7 +42,7 @@ impl Manager {
             return Err(busy(format!("{living} of {} nodes have registered: start the others", request.nodes)));
         }
         let free = self.free_targets();
-        if now < self.started.saturating_add(self.settings.surely_ended()) && self.any_unheard(&free) {
+        if !self.waited(now) && self.any_unheard(&free) {
             return Err(busy("the manager has just started and has not heard of every node: try again".to_owned()));
         }
         let chains = make_chains(&free, replicas as usize).map_err(|e| Failure::new(Code::InvalidArgument, e.to_string()))?;

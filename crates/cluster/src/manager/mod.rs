@@ -72,15 +72,21 @@ struct TargetLive {
 
 impl Manager {
     /// Takes over a stored state (or a new one). Nobody silent is removed before a lease has surely ended from `now`.
-    pub fn new(settings: Settings, state: State, now: Time) -> Manager {
+    pub fn new(settings: Settings, mut state: State, now: Time) -> Manager {
+        let earlier = Settings::new(state.lease_ms, settings.heartbeat_ms).surely_ended();
+        let longer = state.lease_ms > settings.lease_ms;
+        let extra = if longer { earlier.saturating_sub(settings.surely_ended()) } else { 0 };
+        let changed = state.lease_ms < settings.lease_ms;
+        state.lease_ms = state.lease_ms.max(settings.lease_ms);
         Manager {
             settings,
             state,
-            started: now,
+            // As if started so much later: longer leases of an earlier manager may still run.
+            started: now.saturating_add(extra),
             nodes: BTreeMap::new(),
             targets: BTreeMap::new(),
             candidates: BTreeMap::new(),
-            changed: false,
+            changed,
             routed: false,
         }
     }
@@ -102,11 +108,20 @@ impl Manager {
 
     /// Time has passed: leases end, nodes go, back-offs are over. Whether the state changed.
     pub fn tick(&mut self, now: Time) -> bool {
+        if self.state.lease_ms > self.settings.lease_ms && self.waited(now) {
+            self.state.lease_ms = self.settings.lease_ms;
+            self.changed = true;
+        }
         self.note_silent_nodes(now);
         let chains: Vec<_> = self.state.chains.keys().copied().collect();
         self.evaluate(chains, now);
         self.publish();
         std::mem::take(&mut self.changed)
+    }
+
+    /// Every lease granted before this manager started has surely ended.
+    fn waited(&self, now: Time) -> bool {
+        now >= self.started.saturating_add(self.settings.surely_ended())
     }
 
     /// Routing has changed: it gets its version with [`Manager::publish`].

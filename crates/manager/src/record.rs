@@ -1,0 +1,123 @@
+//! The stored form of the state: one prost message, unknown fields skipped, so that it can grow.
+
+use catena_cluster::{NodeRow, Opening, State, TargetRow};
+use catena_types::Chain;
+
+/// All of [`State`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct StateRecord {
+    #[prost(fixed64, tag = "1")]
+    cluster: u64,
+    #[prost(uint64, tag = "2")]
+    version: u64,
+    #[prost(uint64, tag = "3")]
+    next_incarnation: u64,
+    #[prost(uint32, tag = "4")]
+    next_target: u32,
+    #[prost(uint32, tag = "5")]
+    replicas: u32,
+    #[prost(message, repeated, tag = "6")]
+    nodes: Vec<NodeRecord>,
+    #[prost(message, repeated, tag = "7")]
+    targets: Vec<TargetRecord>,
+    #[prost(message, repeated, tag = "8")]
+    chains: Vec<Chain>,
+    #[prost(uint32, repeated, tag = "9")]
+    table: Vec<u32>,
+    #[prost(uint32, tag = "10")]
+    lease_ms: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct NodeRecord {
+    #[prost(uint32, tag = "1")]
+    id: u32,
+    #[prost(uint64, tag = "2")]
+    incarnation: u64,
+    #[prost(fixed64, tag = "3")]
+    process: u64,
+    #[prost(string, repeated, tag = "4")]
+    shard_addrs: Vec<String>,
+    #[prost(bool, tag = "5")]
+    alive: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TargetRecord {
+    #[prost(uint32, tag = "1")]
+    id: u32,
+    #[prost(uint32, tag = "2")]
+    node: u32,
+    #[prost(uint32, tag = "3")]
+    shard: u32,
+    #[prost(bytes = "vec", tag = "4")]
+    uuid: Vec<u8>,
+    #[prost(uint32, tag = "5")]
+    chain: u32,
+    #[prost(uint64, tag = "6")]
+    offered: u64,
+    #[prost(uint64, tag = "7")]
+    opened_incarnation: u64,
+    #[prost(uint64, optional, tag = "8")]
+    opened_count: Option<u64>,
+}
+
+impl From<&State> for StateRecord {
+    fn from(state: &State) -> StateRecord {
+        let node = |(&id, n): (&u32, &NodeRow)| NodeRecord {
+            id,
+            incarnation: n.incarnation,
+            process: n.process,
+            shard_addrs: n.shard_addrs.clone(),
+            alive: n.alive,
+        };
+        let target = |(&id, t): (&u32, &TargetRow)| TargetRecord {
+            id,
+            node: t.node,
+            shard: t.shard,
+            uuid: t.uuid.clone(),
+            chain: t.chain,
+            offered: t.offered,
+            opened_incarnation: t.opened.incarnation,
+            opened_count: t.opened.count,
+        };
+        StateRecord {
+            cluster: state.cluster,
+            version: state.version,
+            next_incarnation: state.next_incarnation,
+            next_target: state.next_target,
+            replicas: state.replicas,
+            nodes: state.nodes.iter().map(node).collect(),
+            targets: state.targets.iter().map(target).collect(),
+            chains: state.chains.values().cloned().collect(),
+            table: state.table.clone(),
+            lease_ms: state.lease_ms,
+        }
+    }
+}
+
+impl From<StateRecord> for State {
+    fn from(record: StateRecord) -> State {
+        let node = |n: NodeRecord| {
+            let row = NodeRow { incarnation: n.incarnation, process: n.process, shard_addrs: n.shard_addrs, alive: n.alive };
+            (n.id, row)
+        };
+        let target = |t: TargetRecord| {
+            let opened = Opening { incarnation: t.opened_incarnation, count: t.opened_count };
+            let row = TargetRow { node: t.node, shard: t.shard, uuid: t.uuid, chain: t.chain, offered: t.offered, opened };
+            (t.id, row)
+        };
+        State {
+            cluster: record.cluster,
+            version: record.version,
+            next_incarnation: record.next_incarnation,
+            next_target: record.next_target,
+            replicas: record.replicas,
+            nodes: record.nodes.into_iter().map(node).collect(),
+            targets: record.targets.into_iter().map(target).collect(),
+            chains: record.chains.into_iter().map(|c| (c.id, c)).collect(),
+            table: record.table,
+            lease_ms: record.lease_ms,
+        }
+    }
+}
