@@ -31,7 +31,7 @@ struct Trace {
 /// A history of random operations with every write and flush recorded.
 fn record(seed: u64) -> Trace {
     // Every other seed with a journal so small that checkpoints and laps are common, and appends have to wait.
-    let (store, disk) = fresh(160, if seed.is_multiple_of(2) { 16 } else { 40 });
+    let (store, disk) = fresh(if seed % 4 < 2 { 60 } else { 160 }, if seed.is_multiple_of(2) { 16 } else { 40 });
     let base = disk.record();
     let mut world = World::new(store, seed, KEYS);
     world.with_clear = false;

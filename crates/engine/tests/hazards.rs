@@ -142,7 +142,9 @@ fn a_reader_keeps_its_version() {
     store.stage(request(&key(), 2, Op::remove(), b"")).unwrap();
     run_all_but_read(&mut store, &mut out);
     store.commit(&key(), 2, 1);
+    store.sync(5);
     run_all_but_read(&mut store, &mut out);
+    assert!(out.iter().any(|d| matches!(d, Done::Synced { id: 5 })), "the remove is durable");
     assert_eq!(store.space().used, 32768, "the reader's blocks are not free yet");
     store.stage(request(&other(), 3, Op::write(0, 32768), &[2; 32768])).unwrap();
     assert_eq!(store.stage(request(&key(), 3, Op::write(0, 4096), &[3; 4096])), Err(Code::NoSpace));
@@ -238,6 +240,19 @@ fn freed_blocks_wait_for_the_record_that_frees_them() {
     assert_eq!(store.stage(request(&other(), 3, Op::write(0, 65536), &[2; 65536])), Err(Code::NoSpace));
     let mut before = CowStore::open(disk.crash(|_, _| false), &arena()).unwrap();
     assert_eq!(read(&mut before, &key(), 1).unwrap(), vec![1; 65536]);
+    // Its record is written, but not flushed.
+    disk.set_held(true);
+    store.sync(5);
+    let mut out = Vec::new();
+    for _ in 0..3 {
+        store.turn(0, &mut out);
+        if disk.waiting() > 0 && !disk.flush_waits() {
+            disk.run(0);
+        }
+    }
+    assert!(disk.flush_waits() && out.is_empty());
+    assert_eq!(store.stage(request(&other(), 3, Op::write(0, 65536), &[2; 65536])), Err(Code::NoSpace));
+    disk.set_held(false);
     turns(&mut store);
     store.stage(request(&other(), 3, Op::write(0, 65536), &[2; 65536])).unwrap();
     turns(&mut store);

@@ -209,6 +209,11 @@ impl MemDisk {
         self.0.borrow().queue.len()
     }
 
+    /// Whether a flush is the next operation that waits.
+    pub fn flush_waits(&self) -> bool {
+        self.0.borrow().queue.front().is_some_and(|(io, _)| matches!(io.op, IoOp::Flush))
+    }
+
     /// Runs the `n`-th waiting operation.
     pub fn run(&self, n: usize) {
         let mut inner = self.0.borrow_mut();
