@@ -1,0 +1,188 @@
+//! A cluster in one process: a manager and nodes over loopback, and raw requests to them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use catena_arena::Arena;
+use catena_manager::{Manager, ManagerConfig, ManagerHandle};
+use catena_net::Rpc;
+use catena_node::{Node, NodeConfig, NodeHandle, NodeStatus};
+use catena_types::crc::crc32c;
+use catena_types::{Chain, Code, Failure, Op, PublicState, Routing, Tag, TargetId};
+use catena_wire::client::{ReadReply, ReadRequest, UpdateReply, UpdateRequest};
+use catena_wire::header::Kind;
+use catena_wire::hello::Hello;
+use catena_wire::manager::{InitReply, InitRequest, RoutingReply, RoutingRequest};
+use tempfile::TempDir;
+
+/// Generous: nothing here measures time.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const CHUNK: u32 = 64 << 10;
+
+pub(crate) struct Cluster {
+    pub(crate) dir: TempDir,
+    pub(crate) manager: ManagerHandle,
+    pub(crate) nodes: HashMap<u32, NodeHandle>,
+    rpcs: HashMap<String, Rpc>,
+    seq: u64,
+}
+
+impl Cluster {
+    /// `nodes` nodes with one target each on `shards` shards, and no chain yet.
+    pub(crate) async fn start(nodes: u32, shards: u32) -> Cluster {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listen = "127.0.0.1:0".parse().expect("an address");
+        let manager = Manager::start(ManagerConfig::new(dir.path().join("manager"), listen)).expect("a manager");
+        let mut cluster = Cluster { dir, manager, nodes: HashMap::new(), rpcs: HashMap::new(), seq: 0 };
+        for node in 1..=nodes {
+            cluster.start_node(cluster.config(node, shards)).await;
+        }
+        cluster
+    }
+
+    pub(crate) fn config(&self, node: u32, shards: u32) -> NodeConfig {
+        let dir = self.dir.path().join(format!("node{node}"));
+        let targets = shards;
+        let capacity = 64 << 20;
+        let config = NodeConfig::new(node, dir, vec![self.manager.addr().to_string()]);
+        NodeConfig { shards, targets, capacity, memory: 64 << 20, ..config }
+    }
+
+    pub(crate) async fn start_node(&mut self, config: NodeConfig) {
+        let node = config.node;
+        let handle = Node::start(config).await.expect("a node");
+        self.nodes.insert(node, handle);
+    }
+
+    pub(crate) async fn rpc(&mut self, addr: &str) -> Rpc {
+        if let Some(rpc) = self.rpcs.get(addr).filter(|r| !r.is_closed()) {
+            return rpc.clone();
+        }
+        let rpc = Rpc::connect(addr, Hello::default(), Arena::new(64 << 20), LONG).await.expect("a connection");
+        self.rpcs.insert(addr.to_owned(), rpc.clone());
+        rpc
+    }
+
+    pub(crate) async fn init(&mut self, replicas: u32) {
+        let manager = self.rpc(&self.manager.addr().to_string()).await;
+        let nodes = self.nodes.len() as u32;
+        let (reply, _): (InitReply, _) = manager.call(Kind::Init, &InitRequest { replicas, nodes }, LONG).await.expect("a reply");
+        assert_eq!(reply.failure, None);
+    }
+
+    pub(crate) async fn routing(&mut self) -> Routing {
+        let manager = self.rpc(&self.manager.addr().to_string()).await;
+        let (reply, _): (RoutingReply, _) =
+            manager.call(Kind::Routing, &RoutingRequest { have: 0, wait_ms: 0 }, LONG).await.expect("a reply");
+        reply.routing.expect("newer than nothing")
+    }
+
+    /// Waits until every chain has `serving` SERVING members, each of which would serve a read.
+    pub(crate) async fn wait_serving(&mut self, serving: usize) -> Routing {
+        for _ in 0..600 {
+            let routing = self.routing().await;
+            let full = |c: &Chain| c.in_state(PublicState::Serving).count() == serving;
+            if !routing.chains.is_empty() && routing.chains.iter().all(full) && self.all_serve(&routing).await {
+                return routing;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("not serving: {:?}\n{:#?}", self.routing().await.chains, self.statuses().await);
+    }
+
+    pub(crate) async fn statuses(&self) -> Vec<NodeStatus> {
+        let mut all = Vec::new();
+        for node in self.nodes.values() {
+            all.push(node.status().await);
+        }
+        all
+    }
+
+    async fn all_serve(&self, routing: &Routing) -> bool {
+        let mut serving: HashMap<TargetId, u64> = HashMap::new();
+        for target in self.statuses().await.into_iter().flat_map(|n| n.shards).flat_map(|s| s.targets) {
+            if target.serving {
+                serving.insert(target.target, target.report.chain_ver);
+            }
+        }
+        routing.chains.iter().all(|c| c.serving().all(|t| serving.get(&t) == Some(&c.chain_ver)))
+    }
+
+    pub(crate) fn tag(&mut self) -> Tag {
+        self.seq += 1;
+        Tag { client: 77, channel: 1, seq: self.seq }
+    }
+
+    /// One attempt of one update at the head.
+    pub(crate) async fn try_update(&mut self, key: &[u8], op: Op, payload: Vec<u8>, tag: Tag) -> UpdateReply {
+        let routing = self.routing().await;
+        let chain = routing.chain(routing.chain_of(key).expect("a table")).expect("a chain").clone();
+        let Some(head) = chain.head() else {
+            return UpdateReply { failure: Some(Failure::new(Code::NotServing, "no head")), ..UpdateReply::default() };
+        };
+        let request = UpdateRequest {
+            chain: chain.id,
+            chain_ver: chain.chain_ver,
+            key: key.to_vec(),
+            chunk_size: CHUNK,
+            op,
+            precondition: 0,
+            tag,
+            first: true,
+            explain: true,
+        };
+        let rpc = self.rpc(routing.addr_of(head).expect("a place")).await;
+        let crc = crc32c(&payload);
+        rpc.call_with_payload(Kind::Update, &request, payload.into(), crc, LONG).await.expect("a reply").0
+    }
+
+    /// An update, tried again until it is decided.
+    pub(crate) async fn update(&mut self, key: &[u8], op: Op, payload: Vec<u8>) -> UpdateReply {
+        let tag = self.tag();
+        for _ in 0..600 {
+            let reply = self.try_update(key, op, payload.clone(), tag).await;
+            match &reply.failure {
+                None => return reply,
+                Some(f) if matches!(f.class(), catena_types::Class::Redirect | catena_types::Class::Overload) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Some(f) => panic!("{f}"),
+            }
+        }
+        panic!("never decided");
+    }
+
+    pub(crate) async fn write(&mut self, key: &[u8], offset: u32, bytes: &[u8]) -> UpdateReply {
+        self.update(key, Op::write(offset, bytes.len() as u32), bytes.to_vec()).await
+    }
+
+    /// Reads the chunk at every serving replica.
+    pub(crate) async fn read_everywhere(&mut self, key: &[u8], offset: u32, len: u32) -> Vec<(ReadReply, Vec<u8>)> {
+        let routing = self.routing().await;
+        let chain = routing.chain(routing.chain_of(key).expect("a table")).expect("a chain").clone();
+        let mut all = Vec::new();
+        for target in chain.serving() {
+            let request = ReadRequest {
+                chain: chain.id,
+                chain_ver: chain.chain_ver,
+                target,
+                key: key.to_vec(),
+                offset,
+                len,
+                relaxed: false,
+            };
+            let rpc = self.rpc(routing.addr_of(target).expect("a place")).await;
+            let (reply, frame): (ReadReply, _) = rpc.call(Kind::Read, &request, LONG).await.expect("a reply");
+            assert!(frame.payload_ok);
+            all.push((reply, frame.payload.to_vec()));
+        }
+        all
+    }
+
+    pub(crate) async fn stop(self) {
+        for (_, node) in self.nodes {
+            node.shutdown().await;
+        }
+        self.manager.shutdown().expect("it ran to the end");
+    }
+}
