@@ -1,0 +1,217 @@
+//! One of every message, with every field set to something that shows in the bytes.
+
+use catena_types::{
+    Chain, ChunkMeta, Code, Committed, Failure, LocalState, Member, NodeInfo, Op, PublicState, Routing, SessionId, SessionRow,
+    Space, StageInfo, Staged, Tag, TargetInfo,
+};
+use catena_wire::client::*;
+use catena_wire::header::Kind;
+use catena_wire::hello::{Hello, HelloReply};
+use catena_wire::manager::*;
+use catena_wire::peer::*;
+use prost::Message;
+
+const TAG: Tag = Tag { client: 0x1122_3344_5566_7788, channel: 3, seq: 99 };
+
+/// A message by name, with the kind of frame that carries it.
+pub(crate) struct Sample {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) body: Vec<u8>,
+    /// Decodes the bytes and encodes what was understood; `None` if they are not such a message.
+    pub(crate) again: fn(&[u8]) -> Option<Vec<u8>>,
+}
+
+fn sample<M: Message + Default>(name: &'static str, kind: Kind, message: M) -> Sample {
+    Sample { name, kind, body: message.encode_to_vec(), again: |bytes| M::decode(bytes).ok().map(|m| m.encode_to_vec()) }
+}
+
+fn peer(name: &'static str, body: Body) -> Sample {
+    sample(name, Kind::Peer, PeerMsg { chain: 7, chain_ver: 21, from: 31, to: 32, body: Some(body) })
+}
+
+/// One of every message.
+pub(crate) fn all() -> Vec<Sample> {
+    [hello(), client(), manager(), peers()].into_iter().flatten().collect()
+}
+
+fn failure() -> Option<Failure> {
+    Some(Failure::new(Code::WrongChainVersion, "chain 7 is at version 22").with_version(22).under(22))
+}
+
+fn key() -> Vec<u8> {
+    b"checkpoint/000001".to_vec()
+}
+
+fn stage() -> StageInfo {
+    StageInfo { len: 70_000, checksum: 0xdead_beef, first_block: 2, blocks_written: 16, blocks_read: 1, method: 1 }
+}
+
+fn hop() -> Hop {
+    Hop {
+        target: 32,
+        received_us: 1_000,
+        staged_us: 1_200,
+        released_us: 1_300,
+        committed_us: 1_400,
+        stage: stage(),
+        ver: 5,
+        chain_ver: 21,
+    }
+}
+
+fn meta() -> ChunkMeta {
+    ChunkMeta {
+        chunk_size: 1 << 20,
+        committed: Some(Committed { ver: 4, chain_ver: 20, len: 65_536, checksum: 0x0102_0304, tag: TAG }),
+        staged: Some(Staged { ver: 5, chain_ver: 21, len: 70_000, checksum: 0xdead_beef, tag: TAG, remove: true, durable: true }),
+    }
+}
+
+fn hello() -> Vec<Sample> {
+    let hello = Hello { protocol: 1, cluster: 0xc1c2_c3c4, node: 2, shard: 1, incarnation: 9, epoch: 17 };
+    let reply = HelloReply { failure: failure(), protocol: 1, cluster: 0xc1c2_c3c4, node: 3, incarnation: 8 };
+    vec![sample("Hello", Kind::Hello, hello), sample("HelloReply", Kind::HelloReply, reply)]
+}
+
+fn client() -> Vec<Sample> {
+    let update = UpdateRequest {
+        chain: 7,
+        chain_ver: 21,
+        key: key(),
+        chunk_size: 1 << 20,
+        op: Op::write(4096, 8192),
+        precondition: 6,
+        tag: TAG,
+        first: true,
+        explain: true,
+    };
+    let updated =
+        UpdateReply { failure: failure(), ver: 5, len: 70_000, checksum: 0xdead_beef, chain_ver: 21, hops: vec![hop(), hop()] };
+    let read = ReadRequest { chain: 7, chain_ver: 21, target: 32, key: key(), offset: 100, len: 200, relaxed: true };
+    let bytes = ReadReply {
+        failure: failure(),
+        ver: 5,
+        chunk_len: 70_000,
+        checksum: 0xdead_beef,
+        chain_ver: 21,
+        chunk_size: 1 << 20,
+        staged: true,
+        asked_tail: true,
+    };
+    let inspected = InspectReply { failure: failure(), meta: Some(meta()), chain_ver: 21 };
+    let list =
+        ListRequest { chain: 7, chain_ver: 21, target: 32, prefix: b"check".to_vec(), from: b"checkpoint".to_vec(), limit: 50 };
+    let entry = ListEntry { key: key(), ver: 5, len: 70_000, checksum: 0xdead_beef };
+    vec![
+        sample("UpdateRequest", Kind::Update, update),
+        sample("UpdateReply", Kind::UpdateReply, updated),
+        sample("ReadRequest", Kind::Read, read),
+        sample("ReadReply", Kind::ReadReply, bytes),
+        sample("InspectRequest", Kind::Inspect, InspectRequest { target: 32, key: key() }),
+        sample("InspectReply", Kind::InspectReply, inspected),
+        sample("ListRequest", Kind::List, list),
+        sample("ListReply", Kind::ListReply, ListReply { failure: failure(), entries: vec![entry], next: key() }),
+    ]
+}
+
+fn manager() -> Vec<Sample> {
+    let space = Space { total: 1 << 40, used: 1 << 30, reserved: 4096, chunks: 77 };
+    let offer = TargetOffer { uuid: (0..16).collect(), target: 31, shard: 1, space };
+    let register = RegisterRequest {
+        node: 2,
+        cluster: 0xc1c2_c3c4,
+        process: 0xabcd,
+        shard_addrs: vec!["10.0.0.2:7001".to_owned(), "10.0.0.2:7002".to_owned()],
+        targets: vec![offer],
+    };
+    let registered = RegisterReply {
+        failure: failure(),
+        cluster: 0xc1c2_c3c4,
+        incarnation: 9,
+        targets: vec![31, 300],
+        lease_ms: 1500,
+        heartbeat_ms: 300,
+    };
+    let report = TargetReport {
+        target: 31,
+        state: LocalState::UpToDate as i32,
+        chain_ver: 21,
+        open_count: 2,
+        space,
+        sync_failed: "no space".to_owned(),
+        synced_chunks: 12,
+        failed: "disk gone".to_owned(),
+    };
+    let heartbeat = HeartbeatRequest { node: 2, incarnation: 9, seq: 1000, targets: vec![report.clone()], routing: 55 };
+    let beaten = HeartbeatReply { failure: failure(), lease_ms: 1500, routing_ver: 56, routing: Some(routing()) };
+    let status = StatusReply {
+        failure: failure(),
+        routing: routing(),
+        targets: vec![TargetStatus { report, heard_ms: 120 }],
+        lease_ms: 1500,
+    };
+    vec![
+        sample("RegisterRequest", Kind::Register, register),
+        sample("RegisterReply", Kind::RegisterReply, registered),
+        sample("HeartbeatRequest", Kind::Heartbeat, heartbeat),
+        sample("HeartbeatReply", Kind::HeartbeatReply, beaten),
+        sample("RoutingRequest", Kind::Routing, RoutingRequest { have: 55, wait_ms: 5000 }),
+        sample("RoutingReply", Kind::RoutingReply, RoutingReply { failure: failure(), routing: Some(routing()) }),
+        sample("InitRequest", Kind::Init, InitRequest { replicas: 3, nodes: 5 }),
+        sample("InitReply", Kind::InitReply, InitReply { failure: failure(), chains: 8 }),
+        sample("StatusRequest", Kind::Status, StatusRequest {}),
+        sample("StatusReply", Kind::StatusReply, status),
+    ]
+}
+
+fn routing() -> Routing {
+    let member = |target, state: PublicState| Member { target, state: state as i32, chosen: state == PublicState::LastSrv };
+    let states = [PublicState::Serving, PublicState::LastSrv, PublicState::Syncing, PublicState::Waiting, PublicState::Offline];
+    Routing {
+        version: 56,
+        cluster: 0xc1c2_c3c4,
+        nodes: vec![NodeInfo { id: 2, incarnation: 9, shard_addrs: vec!["10.0.0.2:7001".to_owned()], alive: true }],
+        targets: vec![TargetInfo { id: 31, node: 2, shard: 1, uuid: (0..16).collect(), chain: 7 }],
+        chains: vec![Chain { id: 7, chain_ver: 21, members: (31..).zip(states).map(|(t, s)| member(t, s)).collect() }],
+        table: vec![7, 8, 7, 300],
+    }
+}
+
+fn peers() -> Vec<Sample> {
+    let forward = Forward {
+        key: key(),
+        ver: 5,
+        tag: TAG,
+        op: Op::write(4096, 8192),
+        chunk_size: 1 << 20,
+        base_ver: 4,
+        base_checksum: 0x0102_0304,
+        attempt: 12,
+        payload_crc: 0x0a0b_0c0d,
+        explain: true,
+    };
+    let reply = Reply { key: key(), ver: 5, tag: TAG, checksum: 0xdead_beef, commit_chain_ver: 21, hops: vec![hop()] };
+    let reject = Reject { key: key(), ver: 5, tag: TAG, attempt: 12, code: Code::NoSpace as i32, by: 33 };
+    let committed = Committed { ver: 5, chain_ver: 21, len: 70_000, checksum: 0xdead_beef, tag: TAG };
+    let row = SessionRow { seq: 99, ver: 5, len: 70_000, checksum: 0xdead_beef, chain_ver: 21 };
+    let session = SessionEntry { id: SessionId { client: TAG.client, channel: 3 }, row };
+    let page = Page { from: b"a".to_vec(), end: b"d".to_vec(), entries: vec![PageEntry { key: key(), meta: meta() }] };
+    vec![
+        peer("Forward", Body::Forward(forward)),
+        peer("Release", Body::Release(Release { key: key(), ver: 5, tag: TAG })),
+        peer("Reply", Body::Reply(reply)),
+        peer("Reject", Body::Reject(reject)),
+        peer("Query", Body::Query(Query { id: 8, key: key() })),
+        peer("Answer", Body::Answer(Answer { id: 8, commit_ver: 4, absent: true })),
+        peer("Confirm", Body::Confirm(Confirm {})),
+        peer("SyncPage", Body::SyncPage(SyncPage { from: b"a".to_vec(), to: b"d".to_vec() })),
+        peer("Page", Body::Page(page)),
+        peer("SyncPut", Body::SyncPut(SyncPut { key: key(), chunk_size: 1 << 20, committed })),
+        peer("SyncDrop", Body::SyncDrop(SyncDrop { key: key() })),
+        peer("Synced", Body::Synced(Synced { key: key(), code: Code::NoSpace as i32 })),
+        peer("SyncSessions", Body::SyncSessions(SyncSessions { rows: vec![session] })),
+        peer("SyncDone", Body::SyncDone(SyncDone { remove_floor: 44 })),
+        peer("SyncDoneReply", Body::SyncDoneReply(SyncDoneReply {})),
+    ]
+}
