@@ -1,0 +1,154 @@
+//! The raw limits of this machine: the disk with O_DIRECT at the same size and depth, one TCP connection over loopback, and
+//! the checksum. Measured in the same run as the cluster, one after the other.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use catena_arena::{ALIGN, AlignedBuf, Arena};
+use catena_types::crc;
+use serde::Serialize;
+
+use super::Workload;
+use super::load::{Load, Rng};
+use crate::fault::{Doing, Fault, Result};
+
+/// Time for the disk, for TCP and for the checksum.
+const DISK: Duration = Duration::from_millis(1500);
+const TCP: Duration = Duration::from_millis(500);
+const CRC: Duration = Duration::from_millis(200);
+/// Most threads on the disk.
+const THREADS: u32 = 64;
+/// Bytes of the file the disk is measured on.
+const FILE: u64 = 256 << 20;
+/// Bytes in one piece, for filling the file, TCP and the checksum.
+const PIECE: usize = 1 << 20;
+
+/// What this machine can do.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Raw {
+    /// Absent if it is not known which disk the cluster is on.
+    pub(crate) disk: Option<Disk>,
+    /// Bytes per second over loopback, one connection.
+    pub(crate) tcp: f64,
+    /// Bytes per second of CRC-32C, one thread.
+    pub(crate) crc: f64,
+}
+
+/// O_DIRECT on a preallocated file: writes with an fdatasync behind each, or reads.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Disk {
+    /// Operations per second.
+    pub(crate) ops: f64,
+    /// Bytes per second.
+    pub(crate) bytes: f64,
+    /// Operations in flight.
+    pub(crate) depth: u32,
+}
+
+impl Raw {
+    /// Measures; `disk` is a directory on the disk in question.
+    pub(crate) fn measure(disk: Option<&Path>, load: &Load) -> Result<Raw> {
+        let disk = disk.map(|dir| measure_disk(dir, load)).transpose()?.flatten();
+        Ok(Raw { disk, tcp: measure_tcp()?, crc: measure_crc() })
+    }
+}
+
+/// `None` where the file system knows no O_DIRECT.
+fn measure_disk(dir: &Path, load: &Load) -> Result<Option<Disk>> {
+    let path = dir.join("raw");
+    let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
+    let opened = File::options().read(true).write(true).create(true).truncate(true).custom_flags(flags).open(&path);
+    let Ok(file) = opened else { return Ok(None) };
+    let size = (load.size as usize).next_multiple_of(ALIGN);
+    let depth = (load.depth * load.clients).min(THREADS);
+    let arena = Arena::new(size * depth as usize + 2 * PIECE);
+    let measured = fill(&file, &arena).and_then(|()| {
+        let start = Instant::now();
+        let workers = (0..depth).map(|n| buffer(&arena, size).map(|b| (n, b))).collect::<Result<Vec<_>>>()?;
+        let ops: Result<u64> = std::thread::scope(|scope| {
+            let run = |(n, buf)| {
+                scope.spawn({
+                    let file = &file;
+                    move || exercise(file, load.workload, n, buf, start)
+                })
+            };
+            let threads: Vec<_> = workers.into_iter().map(run).collect();
+            threads.into_iter().map(|t| t.join().map_err(|_| Fault::new("a disk thread panicked"))?).sum()
+        });
+        let ops = ops? as f64 / start.elapsed().as_secs_f64();
+        Ok(Disk { ops, bytes: ops * size as f64, depth })
+    });
+    std::fs::remove_file(&path).doing(format_args!("remove {}", path.display()))?;
+    measured.map(Some)
+}
+
+fn buffer(arena: &Arena, len: usize) -> Result<AlignedBuf> {
+    let mut buf = arena.take(len).ok_or_else(|| Fault::new("too little memory for the disk's buffers: lower --depth"))?;
+    buf.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 31) as u8);
+    Ok(buf)
+}
+
+/// Writes the file once, so that no operation makes the file system allocate.
+fn fill(file: &File, arena: &Arena) -> Result<()> {
+    let buf = buffer(arena, PIECE)?;
+    for at in (0..FILE).step_by(PIECE) {
+        file.write_all_at(&buf, at).doing("write the file the disk is measured on")?;
+    }
+    file.sync_all().doing("sync the file the disk is measured on")
+}
+
+/// One thread: operations at random places until the time is over; returns how many.
+fn exercise(file: &File, workload: Workload, n: u32, mut buf: AlignedBuf, start: Instant) -> Result<u64> {
+    let mut rng = Rng(n.into());
+    let places = (FILE / buf.len() as u64).max(1);
+    let mut ops = 0;
+    while start.elapsed() < DISK {
+        let at = rng.below(places) * buf.len() as u64;
+        let write = workload == Workload::Write || (workload == Workload::Mixed && rng.below(2) == 0);
+        match write {
+            true => file.write_all_at(&buf, at).and_then(|()| file.sync_data()).doing("write to the raw disk")?,
+            false => file.read_exact_at(&mut buf, at).doing("read from the raw disk")?,
+        }
+        ops += 1;
+    }
+    Ok(ops)
+}
+
+/// Bytes per second from one thread to another.
+fn measure_tcp() -> Result<f64> {
+    let listener = TcpListener::bind("127.0.0.1:0").doing("listen on loopback")?;
+    let addr = listener.local_addr().doing("listen on loopback")?;
+    let reader = std::thread::spawn(move || -> std::io::Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        let mut buf = vec![0; PIECE];
+        while stream.read(&mut buf)? > 0 {}
+        Ok(())
+    });
+    let mut stream = TcpStream::connect(addr).doing("connect over loopback")?;
+    let buf = vec![7; PIECE];
+    let (start, mut sent) = (Instant::now(), 0_u64);
+    while start.elapsed() < TCP {
+        stream.write_all(&buf).doing("write over loopback")?;
+        sent += PIECE as u64;
+    }
+    drop(stream);
+    let joined = reader.join().map_err(|_| Fault::new("the loopback reader panicked"))?;
+    joined.doing("read over loopback")?;
+    Ok(sent as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Bytes per second that are in the cache.
+fn measure_crc() -> f64 {
+    let buf = vec![7; PIECE];
+    let (start, mut done, mut sum) = (Instant::now(), 0_u64, 0);
+    while start.elapsed() < CRC {
+        sum ^= crc::crc32c(std::hint::black_box(&buf));
+        done += PIECE as u64;
+    }
+    std::hint::black_box(sum);
+    done as f64 / start.elapsed().as_secs_f64()
+}

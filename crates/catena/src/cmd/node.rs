@@ -1,0 +1,105 @@
+//! `catena node`: serves the targets of one directory.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use catena_node::{DiskChoice, Node, NodeConfig};
+use clap::ValueEnum;
+
+use super::runtime;
+use super::service::{Service, stop_signal};
+use crate::fault::{Doing, Fault, Result};
+use crate::output::say;
+use crate::units::parse_bytes;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  catena node --id 1 --dir /mnt/nvme0/catena --manager 10.0.0.1:7400 --listen 10.0.0.2 --port 7410 \\\n      --shards 4 --targets 8 --capacity 200GiB\n\nRuns until SIGINT or SIGTERM."
+)]
+pub(crate) struct Args {
+    /// Number of this node, from 1; unique in the cluster and kept for ever
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    id: u32,
+    /// Directory of its targets
+    #[arg(long)]
+    dir: PathBuf,
+    /// Manager, HOST:PORT; several with commas between
+    #[arg(long, env = "CATENA_MANAGER", default_value = "127.0.0.1:7400", value_name = "HOST:PORT")]
+    manager: String,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+    listen: IpAddr,
+    /// Address at which others reach this node (default: the one listened on)
+    #[arg(long, value_name = "IP")]
+    advertise: Option<IpAddr>,
+    /// Port of the first shard, the others follow; 0 for any free ports
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// Threads that own targets
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    shards: u32,
+    /// Targets to have: those found are opened, missing ones are made
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    targets: u32,
+    /// Size of a target that is made
+    #[arg(long, default_value = "10GiB", value_parser = parse_bytes, value_name = "BYTES")]
+    capacity: u64,
+    /// Size of the journal of a target that is made; 0: chosen from the capacity
+    #[arg(long, default_value = "0", value_parser = parse_bytes, value_name = "BYTES")]
+    journal: u64,
+    /// Memory for buffers
+    #[arg(long, default_value = "512MiB", value_parser = parse_bytes, value_name = "BYTES")]
+    memory: u64,
+    /// How disks are reached
+    #[arg(long, value_enum, default_value_t = Disk::Auto)]
+    disk: Disk,
+    #[command(flatten)]
+    service: Service,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Disk {
+    /// io_uring where the system allows it, else threads
+    Auto,
+    /// io_uring, or do not start
+    Uring,
+    /// Threads
+    Threads,
+}
+
+impl Args {
+    fn config(&self) -> Result<NodeConfig> {
+        let managers = self.manager.split(',').map(|m| m.trim().to_owned()).filter(|m| !m.is_empty()).collect();
+        let mut config = NodeConfig::new(self.id, &self.dir, managers);
+        config.listen = self.listen;
+        config.advertise = self.advertise;
+        config.base_port = self.port;
+        config.shards = self.shards;
+        config.targets = self.targets;
+        config.capacity = self.capacity;
+        config.journal = self.journal;
+        config.memory =
+            usize::try_from(self.memory).map_err(|_| Fault::usage("--memory is more than this machine can address"))?;
+        config.disk = match self.disk {
+            Disk::Auto => DiskChoice::Auto,
+            Disk::Uring => DiskChoice::Uring,
+            Disk::Threads => DiskChoice::Threads,
+        };
+        Ok(config)
+    }
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    args.service.begin()?;
+    let config = args.config()?;
+    runtime()?.block_on(async {
+        let mut node = Node::start(config).await.doing(format_args!("start node {}", args.id))?;
+        say!("node {} ready at {}", args.id, node.shard_addrs().join(" "));
+        tokio::select! {
+            signal = stop_signal() => tracing::info!(signal = signal?, "stopping"),
+            error = node.failed() => return Err(Fault::new(format!("node {} has stopped: {error}", args.id))),
+        }
+        node.shutdown().await;
+        Ok(())
+    })
+}

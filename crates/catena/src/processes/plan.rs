@@ -1,0 +1,163 @@
+//! How a cluster on one machine is laid out, remembered in its directory so that a restart finds it again.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Doing, Fault, Result};
+
+/// File in the directory that holds the plan.
+const FILE: &str = "cluster.json";
+/// Where ports are looked for; below what the system gives to outgoing connections.
+const PORTS: std::ops::Range<u16> = 7400..32000;
+/// Blocks of ports start at multiples of this.
+const PORT_STEP: u16 = 100;
+
+/// Size of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shape {
+    /// Nodes.
+    pub(crate) nodes: u32,
+    /// Targets per node.
+    pub(crate) targets: u32,
+    /// Replicas per chain.
+    pub(crate) replicas: u32,
+    /// Shards per node.
+    pub(crate) shards: u32,
+    /// Bytes per target.
+    pub(crate) capacity: u64,
+}
+
+/// A cluster on one machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// Size.
+    pub(crate) shape: Shape,
+    /// Port of the manager; the shards of node 1 listen on the next ones, and so on.
+    port: u16,
+}
+
+impl Plan {
+    /// The plan of `dir`; a new one is written down if there is none. A `port` given moves the cluster there.
+    pub(crate) fn load_or_make(dir: &Path, shape: Shape, port: Option<u16>) -> Result<Plan> {
+        let path = dir.join(FILE);
+        let known: Option<Plan> = match std::fs::read(&path) {
+            Ok(text) => Some(serde_json::from_slice(&text).doing(format_args!("understand {}", path.display()))?),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e).doing(format_args!("read {}", path.display())),
+        };
+        if let Some(known) = &known
+            && known.shape != shape
+        {
+            let Shape { nodes, targets, replicas, shards, .. } = known.shape;
+            return Err(Fault::usage(format!(
+                "{} holds a cluster of another shape (--nodes {nodes} --targets {targets} --replicas {replicas} --shards {shards} \
+                 --capacity {}): use these, or another --dir",
+                dir.display(),
+                known.shape.capacity
+            )));
+        }
+        let ports = shape.ports()?;
+        let port = match port.or(known.as_ref().map(|k| k.port)) {
+            Some(port) if free(port, ports) => port,
+            Some(port) => {
+                let last = port.saturating_add(ports - 1);
+                return Err(Fault::new(format!(
+                    "a port of {port} to {last} is in use: stop what uses it, or give another --port"
+                )));
+            }
+            None => find(ports).ok_or_else(|| Fault::new("no free ports found: give one with --port"))?,
+        };
+        let plan = Plan { shape, port };
+        if known.as_ref() != Some(&plan) {
+            let text = serde_json::to_vec_pretty(&plan).doing("write the plan")?;
+            std::fs::write(&path, text).doing(format_args!("write {}", path.display()))?;
+        }
+        Ok(plan)
+    }
+
+    /// `host:port` of the manager.
+    pub(crate) fn manager_addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Command line of the manager.
+    pub(crate) fn manager_args(&self, dir: &Path, log: &str) -> Vec<String> {
+        let dir = dir.join("manager").display().to_string();
+        ["manager", "--dir", &dir, "--listen", &self.manager_addr(), "--log", log].map(str::to_owned).to_vec()
+    }
+
+    /// Command line of node `id`.
+    pub(crate) fn node_args(&self, dir: &Path, id: u32, log: &str) -> Vec<String> {
+        let shape = &self.shape;
+        let port = u32::from(self.port) + 1 + (id - 1) * shape.shards;
+        let pairs = [
+            ("--id", id.to_string()),
+            ("--dir", dir.join(format!("node-{id}")).display().to_string()),
+            ("--manager", self.manager_addr()),
+            ("--listen", "127.0.0.1".to_owned()),
+            ("--port", port.to_string()),
+            ("--shards", shape.shards.to_string()),
+            ("--targets", shape.targets.to_string()),
+            ("--capacity", shape.capacity.to_string()),
+            ("--log", log.to_owned()),
+        ];
+        std::iter::once("node".to_owned()).chain(pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value])).collect()
+    }
+}
+
+impl Shape {
+    /// Ports the cluster needs.
+    fn ports(&self) -> Result<u16> {
+        let ports = self.nodes.checked_mul(self.shards).and_then(|n| n.checked_add(1)).and_then(|n| u16::try_from(n).ok());
+        ports
+            .filter(|&n| n < 1000)
+            .ok_or_else(|| Fault::usage("that is more shards than fit on one machine: fewer --nodes or --shards"))
+    }
+}
+
+/// Whether `count` ports from `first` on can be listened on.
+fn free(first: u16, count: u16) -> bool {
+    let Some(end) = first.checked_add(count) else { return false };
+    (first..end).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+}
+
+/// The first free block: the well-known one if it is free, else from a place that differs from process to process, so that
+/// clusters that start at the same time do not meet.
+fn find(count: u16) -> Option<u16> {
+    let blocks = u32::from((PORTS.end - PORTS.start) / PORT_STEP);
+    let start = std::process::id() % blocks;
+    let others = (0..blocks).map(|n| PORTS.start + ((start + n) % blocks) as u16 * PORT_STEP);
+    std::iter::once(PORTS.start).chain(others).find(|&port| free(port, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape() -> Shape {
+        Shape { nodes: 3, targets: 2, replicas: 3, shards: 2, capacity: 1 << 30 }
+    }
+
+    #[test]
+    fn a_restart_finds_the_same_plan_and_another_shape_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Plan::load_or_make(dir.path(), shape(), None).unwrap();
+        assert_eq!(Plan::load_or_make(dir.path(), shape(), None).unwrap(), made);
+        let other = Plan::load_or_make(dir.path(), Shape { nodes: 5, ..shape() }, None);
+        assert!(other.unwrap_err().to_string().contains("--nodes 3"));
+    }
+
+    #[test]
+    fn shards_listen_side_by_side() {
+        let plan = Plan { shape: shape(), port: 9000 };
+        let port = |id| {
+            let args = plan.node_args(Path::new("/d"), id, "info");
+            let at = args.iter().position(|a| a == "--port").unwrap();
+            args[at + 1].clone()
+        };
+        assert_eq!([port(1), port(2), port(3)], ["9001", "9003", "9005"]);
+        assert!(Shape { nodes: 10_000, ..shape() }.ports().is_err());
+    }
+}
