@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn start(dir: &Path) -> ManagerHandle {
     let listen = "127.0.0.1:0".parse().expect("an address");
-    Manager::start(ManagerConfig { dir: dir.to_owned(), listen, lease_ms: LEASE_MS, heartbeat_ms: 50 }).unwrap()
+    Manager::start(ManagerConfig { dir: dir.to_owned(), listen, lease_ms: LEASE_MS, heartbeat_ms: 50 }).expect("a manager")
 }
 
 async fn connect(manager: &ManagerHandle, cluster: u64) -> Result<Rpc, catena_net::NetError> {
@@ -27,7 +27,7 @@ async fn connect(manager: &ManagerHandle, cluster: u64) -> Result<Rpc, catena_ne
 }
 
 async fn call<Req: prost::Message, Rep: prost::Message + Default>(rpc: &Rpc, kind: Kind, request: &Req) -> Rep {
-    rpc.call(kind, request, PATIENCE).await.unwrap().0
+    rpc.call(kind, request, PATIENCE).await.expect("a reply").0
 }
 
 /// A node with one target, as far as a manager can tell.
