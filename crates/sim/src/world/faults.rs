@@ -1,0 +1,184 @@
+//! What goes wrong, when, and how it ends.
+
+use catena_types::Code;
+
+use super::disk::Store;
+use super::manager::MANAGER;
+use super::net::Link;
+use super::{Ev, MS, World};
+
+/// The kinds of faults; a plan weighs each.
+pub(super) const KINDS: [&str; 14] = [
+    "kill",
+    "power cut of one",
+    "power cut of all",
+    "stop",
+    "pause",
+    "link break",
+    "link stall",
+    "partition",
+    "cut off from manager",
+    "manager restart",
+    "no room",
+    "disk failure",
+    "corrupt reads",
+    "partition one way",
+];
+
+impl World {
+    /// Whether frames from one end do not reach the other.
+    pub(super) fn blocked(&self, from: usize, to: usize) -> bool {
+        self.net.blocked.contains(&(from, to))
+    }
+
+    pub(super) fn on_fault(&mut self) {
+        if self.faults_stopped || self.plan.fault_every == 0 {
+            return;
+        }
+        self.after(self.plan.fault_every, Ev::Fault);
+        let total: u64 = self.plan.weights.iter().sum();
+        if total == 0 {
+            return;
+        }
+        let mut at = self.rng.below(total);
+        let mut kind = 0;
+        while at >= self.plan.weights[kind] {
+            at -= self.plan.weights[kind];
+            kind += 1;
+        }
+        let node = self.rng.below(self.nodes.len() as u64) as usize;
+        self.coverage.hit(&format!("fault {}", KINDS[kind]));
+        self.note(|| format!("FAULT {} (node {})", KINDS[kind], node + 1));
+        self.strike(kind, node);
+    }
+
+    fn strike(&mut self, kind: usize, node: usize) {
+        let other = (node + 1 + self.rng.below(self.nodes.len() as u64 - 1) as usize) % self.nodes.len();
+        match KINDS[kind] {
+            "kill" => self.crash(node, Store::kill),
+            "power cut of one" => self.crash(node, Store::crash),
+            "power cut of all" => {
+                (0..self.nodes.len()).for_each(|n| self.crash(n, Store::crash));
+                if self.rng.chance(1, 2) {
+                    self.stop_manager();
+                    self.after(100 * MS, Ev::ManagerStart);
+                }
+            }
+            "stop" => self.stop_node(node),
+            "pause" => {
+                let long = self.rng.between(10, u64::from(self.plan.lease_ms) * 3) * MS;
+                self.nodes[node].paused_until = self.now + long;
+            }
+            "link break" => self.break_link(false),
+            "link stall" => self.break_link(true),
+            "partition" => {
+                self.partition(node, other);
+                self.partition(other, node);
+            }
+            "partition one way" => self.partition(node, other),
+            "cut off from manager" => {
+                let ends = [(node, MANAGER), (MANAGER, node)];
+                let both = self.rng.below(3) as usize;
+                ends.iter().enumerate().filter(|(n, _)| both == 2 || *n == both).for_each(|(_, &(a, b))| self.partition(a, b));
+            }
+            "manager restart" => {
+                self.stop_manager();
+                self.after(u64::from(self.plan.lease_ms) * MS / 2, Ev::ManagerStart);
+            }
+            "no room" => self.take_room(node),
+            "disk failure" => {
+                let slot = self.rng.below(self.plan.targets as u64) as usize;
+                if let Some(open) = &mut self.nodes[node].slots[slot].open {
+                    open.store.fail_next();
+                }
+                // An operator looks after it.
+                self.after(1500 * MS, Ev::Room { node, slot });
+            }
+            _ => {
+                let one_in = self.rng.between(2, 10);
+                let slot = self.rng.below(self.plan.targets as u64) as usize;
+                if let Some(open) = &mut self.nodes[node].slots[slot].open {
+                    open.store.set_corrupt(one_in);
+                }
+                self.after(500 * MS, Ev::Room { node, slot });
+            }
+        }
+    }
+
+    fn crash(&mut self, node: usize, how: fn(&mut Store) -> super::disk::Medium) {
+        self.kill(node, how);
+        let mean = *self.rng.pick(&[5, 100, 1000]) * MS;
+        self.after(mean, Ev::Start { node });
+    }
+
+    fn partition(&mut self, from: usize, to: usize) {
+        self.net.blocked.insert((from, to));
+        let long = self.rng.between(20, u64::from(self.plan.lease_ms) * 5) * MS;
+        self.at(self.now + long, Ev::Heal { from, to });
+    }
+
+    pub(super) fn heal(&mut self, from: usize, to: usize) {
+        self.net.blocked.remove(&(from, to));
+        self.note(|| format!("partition {from} -> {to} heals"));
+    }
+
+    /// A connection breaks: frames on their way are lost, or arrive late on a connection given up by its opener.
+    fn break_link(&mut self, stall: bool) {
+        let up: Vec<u64> = self.net.links.values().filter_map(|l| if let Link::Up(id) = l { Some(*id) } else { None }).collect();
+        if up.is_empty() {
+            return;
+        }
+        let conn = *self.rng.pick(&up);
+        if stall {
+            // The opener gives up and connects anew; the old frames still arrive until the new connection is accepted.
+            let Some(c) = self.net.conns.get(&conn) else { return };
+            let (from, to) = (c.opener, c.acceptor);
+            let process = c.processes.0;
+            self.net.links.insert((from, to), Link::Connecting(Vec::new()));
+            return self.after(self.plan.net * 8, Ev::Connect { from, to, process });
+        }
+        if let Some(c) = self.net.conns.get_mut(&conn) {
+            c.broken = true;
+        }
+        self.after(self.plan.net * 4, Ev::Notice { conn, opener: true });
+        self.after(self.plan.net * 4, Ev::Notice { conn, opener: false });
+    }
+
+    fn take_room(&mut self, node: usize) {
+        let slot = self.rng.below(self.plan.targets as u64) as usize;
+        let code = *self.rng.pick(&[Code::NoSpace, Code::NoSpace, Code::ReadOnly]);
+        if let Some(open) = &mut self.nodes[node].slots[slot].open {
+            open.store.set_full(Some(code));
+        }
+        let long = self.rng.between(5, 1500) * MS;
+        self.at(self.now + long, Ev::Room { node, slot });
+    }
+
+    pub(super) fn give_room(&mut self, node: usize, slot: usize) {
+        if let Some(open) = &mut self.nodes[node].slots[slot].open {
+            open.store.set_full(None);
+            open.store.set_corrupt(0);
+        }
+        if self.failed_slot(node) {
+            self.note(|| format!("operator restarts node {}, whose disk failed", node + 1));
+            self.crash(node, Store::kill);
+        }
+    }
+
+    /// The faults stop: everything is healed, everybody is started.
+    pub(super) fn stop_faults(&mut self) {
+        self.note(|| "the faults stop".into());
+        self.faults_stopped = true;
+        self.net.blocked.clear();
+        self.start_manager();
+        for node in 0..self.nodes.len() {
+            self.nodes[node].paused_until = 0;
+            for slot in 0..self.plan.targets {
+                self.give_room(node, slot);
+            }
+            if self.nodes[node].process().is_none() {
+                self.after(50 * MS, Ev::Start { node });
+            }
+        }
+    }
+}

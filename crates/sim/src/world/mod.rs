@@ -1,0 +1,370 @@
+//! A whole cluster in one thread, from one seed: manager, nodes, network, clients, faults, checkers.
+//!
+//! Everything that happens is an [`Ev`] in one queue ordered by (time, number); every random choice comes from
+//! generators made of the seed, so that a seed is a run. First come operations under faults (safety), then the faults
+//! stop, everything is started again and the cluster must become whole by itself within bounded time (liveness).
+
+mod check;
+mod client;
+mod cover;
+mod disk;
+mod faults;
+mod manager;
+mod net;
+mod node;
+mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use catena_types::{Routing, TargetId, Time};
+use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, RegisterReply, RegisterRequest};
+
+use crate::linear::{History, Stats};
+use crate::rng::Rng;
+pub use cover::Coverage;
+pub use plan::Plan;
+
+const MS: Time = 1_000_000;
+
+/// What happens.
+enum Ev {
+    /// A store may have finished something.
+    Store {
+        node: usize,
+        slot: usize,
+        opening: u64,
+    },
+    /// A state machine waits for this time.
+    Tick {
+        node: usize,
+        slot: usize,
+        opening: u64,
+    },
+    /// The first frame of a connection's lane arrives.
+    Pump {
+        conn: u64,
+        lane: usize,
+    },
+    /// An opener tries to connect.
+    Connect {
+        from: net::Place,
+        to: net::Place,
+        process: u64,
+    },
+    /// An opener learns that it is connected.
+    Connected {
+        conn: u64,
+    },
+    /// One end notices that a connection is no more.
+    Notice {
+        conn: u64,
+        opener: bool,
+    },
+    /// A node's heartbeat is due.
+    Beat {
+        node: usize,
+        process: u64,
+    },
+    Register {
+        node: usize,
+        request: Box<RegisterRequest>,
+    },
+    Registered {
+        node: usize,
+        process: u64,
+        reply: Box<RegisterReply>,
+    },
+    Heartbeat {
+        node: usize,
+        process: u64,
+        sent: Time,
+        openings: Vec<(usize, u64)>,
+        request: Box<HeartbeatRequest>,
+    },
+    Granted {
+        node: usize,
+        process: u64,
+        sent: Time,
+        openings: Vec<(usize, u64)>,
+        reply: Box<HeartbeatReply>,
+    },
+    /// A shard hears of routing.
+    Route {
+        node: usize,
+        process: u64,
+        shard: u32,
+        routing: Arc<Routing>,
+    },
+    /// A shard hears of its leases.
+    Lease {
+        node: usize,
+        slot: usize,
+        opening: u64,
+        until: Time,
+        routing: u64,
+    },
+    /// A process starts.
+    Start {
+        node: usize,
+    },
+    /// A stopped process ends.
+    End {
+        node: usize,
+        process: u64,
+    },
+    /// A target is opened anew.
+    Reopen {
+        node: usize,
+        slot: usize,
+        process: u64,
+    },
+    ManagerTick,
+    ManagerStart,
+    /// A client's lane looks what to do.
+    Lane {
+        client: usize,
+        lane: usize,
+        call: u64,
+    },
+    /// A client's request arrives.
+    Request {
+        to: TargetId,
+        request: Box<client::Request>,
+    },
+    /// The answer arrives.
+    Answer {
+        answer: Box<client::Answer>,
+    },
+    /// A client hears of routing.
+    ClientRouting {
+        client: usize,
+        routing: Arc<Routing>,
+    },
+    /// Something breaks.
+    Fault,
+    /// A partition between two ends.
+    Heal {
+        from: usize,
+        to: usize,
+    },
+    /// A target has room again.
+    Room {
+        node: usize,
+        slot: usize,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// What was violated; `None` if everything held.
+    pub violation: Option<String>,
+    /// Changes with every event and its time: equal for equal seeds.
+    pub hash: u64,
+    /// Events handled.
+    pub events: u64,
+    /// Client operations ended.
+    pub ops: u64,
+    /// Processes and machines that crashed.
+    pub crashes: u64,
+    /// Virtual time at the end, in nanoseconds.
+    pub virtual_ns: Time,
+    /// What occurred.
+    pub coverage: Coverage,
+    /// Of the linearizability check.
+    pub linear: Stats,
+    /// The last lines of the trace, if one was kept.
+    pub trace: Vec<String>,
+}
+
+/// The world of one seed.
+pub struct World {
+    plan: Plan,
+    seed: u64,
+    now: Time,
+    number: u64,
+    queue: BTreeMap<(Time, u64), Ev>,
+    rng: Rng,
+    nodes: Vec<node::Node>,
+    manager: manager::Mgr,
+    net: net::Net,
+    clients: Vec<client::Client>,
+    history: History,
+    checks: check::Checks,
+    coverage: Coverage,
+    faults_stopped: bool,
+    hash: u64,
+    events: u64,
+    ops: u64,
+    crashes: u64,
+    opening: u64,
+    request: u64,
+    violation: Option<String>,
+    tracing: bool,
+    trace: Vec<String>,
+}
+
+impl World {
+    /// The world of a seed, with about `ops` client operations; `tracing` keeps a readable trace.
+    pub fn new(seed: u64, ops: u64, tracing: bool) -> World {
+        let mut rng = Rng::new(seed);
+        let plan = Plan::draw(&mut rng, ops);
+        let mut world = World {
+            manager: manager::Mgr::new(&plan),
+            nodes: Vec::new(),
+            clients: client::Client::all(&plan, &mut rng),
+            plan,
+            seed,
+            now: 1000 * MS,
+            number: 0,
+            queue: BTreeMap::new(),
+            rng,
+            net: net::Net::default(),
+            history: History::new(),
+            checks: check::Checks::default(),
+            coverage: Coverage::default(),
+            faults_stopped: false,
+            hash: seed,
+            events: 0,
+            ops: 0,
+            crashes: 0,
+            opening: 0,
+            request: 0,
+            violation: None,
+            tracing,
+            trace: Vec::new(),
+        };
+        world.build_nodes();
+        world
+    }
+
+    /// Runs it to the end.
+    pub fn run(mut self) -> Outcome {
+        self.start();
+        let safety_end = self.now + self.plan.duration;
+        self.run_until(safety_end, |_| false);
+        if self.violation.is_none() {
+            self.stop_faults();
+            let bound = self.now + self.plan.liveness_bound;
+            self.run_until(bound, World::is_quiet);
+            if self.violation.is_none() && !self.is_quiet() {
+                let why = self.why_not_quiet();
+                self.fail(format!(
+                    "liveness: {} virtual seconds after the faults stopped: {why}",
+                    self.plan.liveness_bound / 1_000_000_000
+                ));
+            }
+        }
+        if self.violation.is_none() {
+            self.check_at_quiescence();
+            self.final_reads();
+        }
+        let mut linear = Stats::default();
+        if self.violation.is_none() {
+            match self.history.check() {
+                Ok(stats) => linear = stats,
+                Err(violation) => self.violation = Some(format!("invariant 1: {violation}")),
+            }
+        }
+        self.collect_counters();
+        Outcome {
+            seed: self.seed,
+            violation: self.violation,
+            hash: self.hash,
+            events: self.events,
+            ops: self.ops,
+            crashes: self.crashes,
+            virtual_ns: self.now,
+            coverage: self.coverage,
+            linear,
+            trace: self.trace,
+        }
+    }
+
+    fn run_until(&mut self, end: Time, done: impl Fn(&World) -> bool) {
+        while self.violation.is_none() {
+            let Some((&(at, number), _)) = self.queue.first_key_value() else { return };
+            if at > end || (self.events.is_multiple_of(64) && done(self)) {
+                return;
+            }
+            let Some(ev) = self.queue.remove(&(at, number)) else { return };
+            self.now = self.now.max(at);
+            self.events += 1;
+            self.mix(at);
+            self.mix(number);
+            self.handle(ev);
+        }
+    }
+
+    fn handle(&mut self, ev: Ev) {
+        if let Some(until) = self.paused_until(&ev) {
+            return self.at(until, ev);
+        }
+        match ev {
+            Ev::Store { node, slot, opening } => self.on_store(node, slot, opening),
+            Ev::Tick { node, slot, opening } => self.on_tick(node, slot, opening),
+            Ev::Pump { conn, lane } => self.on_pump(conn, lane),
+            Ev::Connect { from, to, process } => self.on_connect(from, to, process),
+            Ev::Connected { conn } => self.on_connected(conn),
+            Ev::Notice { conn, opener } => self.on_notice(conn, opener),
+            Ev::Beat { node, process } => self.on_beat(node, process),
+            Ev::Register { node, request } => self.on_register(node, &request),
+            Ev::Registered { node, process, reply } => self.on_registered(node, process, &reply),
+            Ev::Heartbeat { node, process, sent, openings, request } => {
+                self.on_heartbeat(node, process, sent, openings, &request)
+            }
+            Ev::Granted { node, process, sent, openings, reply } => self.on_granted(node, process, sent, &openings, &reply),
+            Ev::Route { node, process, shard, routing } => self.on_route(node, process, shard, &routing),
+            Ev::Lease { node, slot, opening, until, routing } => self.on_lease(node, slot, opening, until, routing),
+            Ev::Start { node } => self.start_process(node),
+            Ev::End { node, process } => self.end_process(node, process),
+            Ev::Reopen { node, slot, process } => self.reopen(node, slot, process),
+            Ev::ManagerTick => self.on_manager_tick(),
+            Ev::ManagerStart => self.on_manager_start(),
+            Ev::Lane { client, lane, call } => self.on_lane(client, lane, call),
+            Ev::Request { to, request } => self.on_request(to, *request),
+            Ev::Answer { answer } => self.on_answer(*answer),
+            Ev::ClientRouting { client, routing } => self.on_client_routing(client, routing),
+            Ev::Fault => self.on_fault(),
+            Ev::Heal { from, to } => self.heal(from, to),
+            Ev::Room { node, slot } => self.give_room(node, slot),
+        }
+    }
+
+    /// Schedules an event.
+    fn at(&mut self, at: Time, ev: Ev) {
+        self.number += 1;
+        self.queue.insert((at.max(self.now), self.number), ev);
+    }
+
+    /// Schedules an event after a random delay around `mean`.
+    fn after(&mut self, mean: Time, ev: Ev) {
+        let at = self.now + self.rng.delay(mean);
+        self.at(at, ev);
+    }
+
+    fn mix(&mut self, n: u64) {
+        self.hash = (self.hash ^ n).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
+    }
+
+    /// A line of the trace; made only if one is kept.
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        if self.tracing {
+            self.trace.push(format!("{:>10.3} ms  {}", self.now as f64 / 1e6, line()));
+        }
+    }
+
+    /// The first violation ends the run.
+    fn fail(&mut self, what: String) {
+        self.note(|| format!("VIOLATION {what}"));
+        self.violation.get_or_insert(format!("at {:.3} ms: {what}", self.now as f64 / 1e6));
+    }
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, ops: u64, tracing: bool) -> Outcome {
+    World::new(seed, ops, tracing).run()
+}

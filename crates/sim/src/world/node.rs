@@ -1,0 +1,634 @@
+//! Nodes: processes with targets, their lives, and the driver that carries out what a state machine commands.
+//!
+//! The rules of a node are those of the real one: a target that has just been opened acts on no routing older than the
+//! first grant that named its opening; leases and routing reach each shard when they like.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use catena_chain::{Command, Event, Replica, RequestId, answers};
+use catena_types::{LocalState, Routing, TargetId, Time};
+use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, RegisterReply, RegisterRequest, TargetOffer, TargetReport};
+
+use super::client::Request;
+use super::disk::{Medium, Store};
+use super::manager::MANAGER;
+use super::net::{DOWN, Frame, Link, Place, UP};
+use super::{Ev, MS, World};
+
+pub(super) struct Node {
+    pub(super) slots: Vec<Slot>,
+    process: Option<Process>,
+    /// Client requests that wait here.
+    pub(super) requests: BTreeMap<RequestId, Request>,
+    pub(super) paused_until: Time,
+    /// Its clock runs by so many parts in a million faster, and started at this number.
+    drift: i64,
+    offset: Time,
+}
+
+struct Process {
+    number: u64,
+    incarnation: u64,
+    beat: u64,
+    stopping: bool,
+    /// Newest routing each shard has.
+    routing: Vec<Option<Arc<Routing>>>,
+}
+
+/// A target of a node.
+pub(super) struct Slot {
+    pub(super) shard: u32,
+    uuid: [u8; 16],
+    /// 0 until registered.
+    pub(super) id: TargetId,
+    pub(super) medium: Medium,
+    pub(super) open: Option<Open>,
+    open_count: u64,
+}
+
+/// An open target.
+pub(super) struct Open {
+    pub(super) replica: Replica<Bytes>,
+    pub(super) store: Store,
+    /// Unique among all openings of the world.
+    pub(super) opening: u64,
+    /// Routing version of the first grant that named this opening.
+    gate: Option<u64>,
+    wake: Time,
+    tick: Time,
+}
+
+impl Node {
+    /// The node's own clock.
+    pub(super) fn local(&self, now: Time) -> Time {
+        self.offset + (now as i128 * (1_000_000 + i128::from(self.drift)) / 1_000_000) as Time
+    }
+
+    fn global(&self, local: Time) -> Time {
+        (i128::from(local.saturating_sub(self.offset)) * 1_000_000 / (1_000_000 + i128::from(self.drift))) as Time + 1
+    }
+
+    /// Number of the running process.
+    pub(super) fn process(&self) -> Option<u64> {
+        self.process.as_ref().map(|p| p.number)
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.process.as_ref().is_some_and(|p| p.stopping)
+    }
+
+    fn is(&self, process: u64) -> bool {
+        self.process() == Some(process)
+    }
+}
+
+impl World {
+    pub(super) fn build_nodes(&mut self) {
+        for n in 0..self.plan.nodes {
+            let mut slots = Vec::new();
+            for t in 0..self.plan.targets {
+                let mut uuid = [0; 16];
+                (uuid[0], uuid[1]) = (n as u8 + 1, t as u8 + 1);
+                let real = self.plan.real_one_in > 0 && self.rng.below(self.plan.real_one_in) == 0;
+                match Medium::format(real, uuid, self.plan.journal_blocks) {
+                    Ok(medium) => {
+                        let shard = t as u32 % self.plan.shards;
+                        slots.push(Slot { shard, uuid, id: 0, medium, open: None, open_count: 0 });
+                    }
+                    Err(e) => self.fail(e),
+                }
+            }
+            let drift = self.rng.between(0, 60_000) as i64 - 30_000;
+            let offset = self.rng.below(1 << 40);
+            self.nodes.push(Node { slots, process: None, requests: BTreeMap::new(), paused_until: 0, drift, offset });
+        }
+    }
+
+    pub(super) fn start(&mut self) {
+        self.start_manager();
+        self.at(self.now, Ev::ManagerTick);
+        for node in 0..self.nodes.len() {
+            self.after(20 * MS, Ev::Start { node });
+        }
+        for client in 0..self.clients.len() {
+            for lane in 0..self.clients[client].lanes.len() {
+                self.after(100 * MS, Ev::Lane { client, lane, call: 0 });
+            }
+        }
+    }
+
+    /// Until when the node an event is for stands still.
+    pub(super) fn paused_until(&self, ev: &Ev) -> Option<Time> {
+        let node = match ev {
+            Ev::Store { node, .. }
+            | Ev::Tick { node, .. }
+            | Ev::Beat { node, .. }
+            | Ev::Registered { node, .. }
+            | Ev::Granted { node, .. }
+            | Ev::Route { node, .. }
+            | Ev::Lease { node, .. }
+            | Ev::Reopen { node, .. } => *node,
+            Ev::Pump { conn, lane } => {
+                let conn = self.net.conns.get(conn)?;
+                if *lane == DOWN { conn.acceptor.0 } else { conn.opener.0 }
+            }
+            Ev::Connect { from, .. } => from.0,
+            Ev::Request { to, .. } => self.slot_of(*to)?.0,
+            _ => return None,
+        };
+        Some(self.nodes[node].paused_until).filter(|&until| until > self.now)
+    }
+
+    /// The open target of that id.
+    pub(super) fn slot_of(&self, id: TargetId) -> Option<(usize, usize)> {
+        self.nodes.iter().enumerate().find_map(|(n, node)| {
+            let slot = node.slots.iter().position(|s| s.id == id && s.open.is_some())?;
+            Some((n, slot))
+        })
+    }
+
+    pub(super) fn start_process(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            return;
+        }
+        let number = self.rng.next() | 1;
+        let routing = vec![None; self.plan.shards as usize];
+        self.nodes[node].process = Some(Process { number, incarnation: 0, beat: 0, stopping: false, routing });
+        self.note(|| format!("node {} starts", node + 1));
+        for slot in 0..self.nodes[node].slots.len() {
+            self.nodes[node].slots[slot].open_count = 0;
+            self.open_slot(node, slot);
+        }
+        self.at(self.now, Ev::Beat { node, process: number });
+    }
+
+    fn open_slot(&mut self, node: usize, slot: usize) {
+        self.opening += 1;
+        let (opening, disk, config) = (self.opening, self.plan.disk, self.plan.chain.clone());
+        let rng = self.rng.fork();
+        let s = &mut self.nodes[node].slots[slot];
+        match s.medium.open(disk, rng) {
+            Ok(store) => {
+                s.open_count += 1;
+                let replica = Replica::new(s.id, config);
+                s.open = Some(Open { replica, store, opening, gate: None, wake: Time::MAX, tick: Time::MAX });
+            }
+            Err(e) => self.fail(e),
+        }
+    }
+
+    /// A target is closed, and its medium left as `how` says.
+    fn close_slot(&mut self, node: usize, slot: usize, how: fn(&mut Store) -> Medium) {
+        let s = &mut self.nodes[node].slots[slot];
+        if let Some(mut open) = s.open.take() {
+            s.medium = how(&mut open.store);
+            self.coverage.replica(open.replica.counters());
+        }
+    }
+
+    /// The process ends at once.
+    pub(super) fn kill(&mut self, node: usize, how: fn(&mut Store) -> Medium) {
+        if self.nodes[node].process.take().is_none() {
+            return;
+        }
+        self.crashes += 1;
+        for slot in 0..self.nodes[node].slots.len() {
+            self.close_slot(node, slot, how);
+        }
+        self.nodes[node].requests.clear();
+        self.nodes[node].paused_until = 0;
+        for conn in self.net.forget(node) {
+            let opener_is_gone = self.net.conns.get(&conn).is_some_and(|c| c.opener.0 == node);
+            self.after(self.plan.net * 4, Ev::Notice { conn, opener: !opener_is_gone });
+        }
+        self.net.sweep();
+    }
+
+    /// Stops serving, says so, and ends a little later.
+    pub(super) fn stop_node(&mut self, node: usize) {
+        let Some(process) = self.nodes[node].process.as_mut().filter(|p| !p.stopping) else { return };
+        process.stopping = true;
+        let number = process.number;
+        for slot in 0..self.nodes[node].slots.len() {
+            self.give(node, slot, Event::Stop);
+        }
+        self.at(self.now, Ev::Beat { node, process: number });
+        self.after(50 * MS, Ev::End { node, process: number });
+    }
+
+    pub(super) fn end_process(&mut self, node: usize, process: u64) {
+        if self.nodes[node].is(process) {
+            self.note(|| format!("node {} ends cleanly", node + 1));
+            self.kill(node, Store::close);
+            self.crashes -= 1;
+            self.after(300 * MS, Ev::Start { node });
+        }
+    }
+
+    pub(super) fn reopen(&mut self, node: usize, slot: usize, process: u64) {
+        if self.nodes[node].is(process) && self.nodes[node].slots[slot].open.is_none() {
+            self.open_slot(node, slot);
+        }
+    }
+
+    /// Gives a target an event and carries out what it commands.
+    pub(super) fn give(&mut self, node: usize, slot: usize, event: Event<Bytes>) {
+        let local = self.nodes[node].local(self.now);
+        let id = self.nodes[node].slots[slot].id;
+        self.note_event(id, &event);
+        let Some(open) = &mut self.nodes[node].slots[slot].open else { return };
+        let commits = open.replica.counters().commits;
+        let mut out = Vec::new();
+        open.replica.handle(local, event, open.store.chunks_mut(), &mut out);
+        let committed = open.replica.counters().commits != commits;
+        let odd = open.replica.counters().protocol_errors;
+        if let Some(misuse) = open.store.misuse() {
+            self.fail(format!("target {id} breaks the contract of its store: {misuse}"));
+        }
+        self.mix(out.len() as u64 ^ odd << 16);
+        for command in out {
+            self.carry_out(node, slot, command);
+        }
+        self.kick(node, slot);
+        self.check_after(node, slot, committed);
+    }
+
+    fn note_event(&mut self, id: TargetId, event: &Event<Bytes>) {
+        let name = match event {
+            Event::Routing { .. } => "event routing",
+            Event::Lease { .. } => "event lease",
+            Event::Update(_) => "event update",
+            Event::Read(_) => "event read",
+            Event::List(_) => "event list",
+            Event::Peer { .. } => "event peer",
+            Event::LinkUp { .. } => "event link up",
+            Event::Done(_) => "event done",
+            Event::Tick => "event tick",
+            Event::Stop => "event stop",
+        };
+        self.coverage.hit(name);
+        self.note(|| match event {
+            Event::Peer { msg, .. } => format!("t{id} <- t{} v{} {:?}", msg.from, msg.chain_ver, msg.body),
+            Event::Routing { version, chain } => format!("t{id} routing {version}, chain v{}", chain.chain_ver),
+            Event::Update(u) => format!("t{id} update {} {:?} {} v{}", u.key, u.op, u.tag, u.chain_ver),
+            Event::Read(r) => format!("t{id} read {} v{}", r.key, r.chain_ver),
+            other => format!("t{id} {other:?}"),
+        });
+    }
+
+    fn carry_out(&mut self, node: usize, slot: usize, command: Command<Bytes>) {
+        match command {
+            Command::Send { msg, payload } => {
+                self.coverage.hit("command send");
+                self.send(node, slot, (msg, payload));
+            }
+            Command::UpdateReply { request, reply } => self.reply_update(node, request, reply),
+            Command::ReadReply { request, reply, payload } => self.reply_read(node, request, reply, payload),
+            Command::ListReply { .. } => self.coverage.hit("command list reply"),
+            Command::Reopen { reason } => {
+                let id = self.nodes[node].slots[slot].id;
+                self.coverage.hit("command reopen");
+                self.note(|| format!("t{id} wants to be opened anew: {reason}"));
+                self.close_slot(node, slot, Store::kill);
+                if let Some(process) = self.nodes[node].process() {
+                    self.after(5 * MS, Ev::Reopen { node, slot, process });
+                }
+            }
+        }
+    }
+
+    /// Lets the store start what was asked of it, and schedules its next moments.
+    fn kick(&mut self, node: usize, slot: usize) {
+        let (now, global) = (self.now, &self.nodes[node]);
+        let tick_at = global.slots[slot].open.as_ref().and_then(|o| o.replica.next_wake()).map(|t| global.global(t));
+        let Some(open) = &mut self.nodes[node].slots[slot].open else { return };
+        let opening = open.opening;
+        let wake = open.store.kick(now).filter(|&at| at < open.wake);
+        let tick = tick_at.filter(|&at| at < open.tick);
+        if let Some(at) = wake {
+            open.wake = at;
+        }
+        if let Some(at) = tick {
+            open.tick = at;
+        }
+        if let Some(at) = wake {
+            self.at(at, Ev::Store { node, slot, opening });
+        }
+        if let Some(at) = tick {
+            self.at(at, Ev::Tick { node, slot, opening });
+        }
+    }
+
+    fn open_at(&mut self, node: usize, slot: usize, opening: u64) -> Option<&mut Open> {
+        self.nodes[node].slots[slot].open.as_mut().filter(|o| o.opening == opening)
+    }
+
+    pub(super) fn on_store(&mut self, node: usize, slot: usize, opening: u64) {
+        let now = self.now;
+        let Some(open) = self.open_at(node, slot, opening) else { return };
+        open.wake = Time::MAX;
+        let mut done = Vec::new();
+        open.store.poll(now, &mut done);
+        for done in done {
+            if self.open_at(node, slot, opening).is_some() {
+                self.give(node, slot, Event::Done(done));
+            }
+        }
+        if self.open_at(node, slot, opening).is_some() {
+            self.kick(node, slot);
+        }
+    }
+
+    pub(super) fn on_tick(&mut self, node: usize, slot: usize, opening: u64) {
+        let Some(open) = self.open_at(node, slot, opening) else { return };
+        open.tick = Time::MAX;
+        self.give(node, slot, Event::Tick);
+    }
+
+    // Peers.
+
+    /// The shard of a target that is peer of this slot, as the shard's routing says.
+    fn place_of(&self, node: usize, slot: usize, target: TargetId) -> Option<Place> {
+        let shard = self.nodes[node].slots[slot].shard;
+        let routing = self.nodes[node].process.as_ref()?.routing[shard as usize].as_ref()?;
+        let info = routing.target(target)?;
+        Some((info.node as usize - 1, info.shard))
+    }
+
+    fn send(&mut self, node: usize, slot: usize, frame: Frame) {
+        let here = (node, self.nodes[node].slots[slot].shard);
+        let Some(there) = self.place_of(node, slot, frame.0.to) else { return self.coverage.hit("send to nowhere") };
+        let delay = self.rng.delay(self.plan.net);
+        if answers(&frame.0) {
+            if let Some(&conn) = self.net.accepted.get(&(here, there)) {
+                self.put(conn, UP, delay, frame);
+            }
+            return;
+        }
+        match self.net.links.get_mut(&(here, there)) {
+            Some(Link::Up(conn)) => {
+                let conn = *conn;
+                self.put(conn, DOWN, delay, frame);
+            }
+            Some(Link::Connecting(waiting)) => waiting.push(frame),
+            None => {
+                self.net.links.insert((here, there), Link::Connecting(vec![frame]));
+                self.connect(here, there);
+            }
+        }
+    }
+
+    fn put(&mut self, conn: u64, lane: usize, delay: Time, frame: Frame) {
+        if let Some(at) = self.net.put(conn, lane, self.now + delay, frame) {
+            self.at(at, Ev::Pump { conn, lane });
+        }
+    }
+
+    fn connect(&mut self, from: Place, to: Place) {
+        if let Some(process) = self.nodes[from.0].process() {
+            self.after(self.plan.net * 2, Ev::Connect { from, to, process });
+        }
+    }
+
+    pub(super) fn on_connect(&mut self, from: Place, to: Place, process: u64) {
+        if !self.nodes[from.0].is(process) || !matches!(self.net.links.get(&(from, to)), Some(Link::Connecting(_))) {
+            return;
+        }
+        let there = self.nodes[to.0].process();
+        match there.filter(|_| !self.blocked(from.0, to.0) && !self.blocked(to.0, from.0)) {
+            Some(other) => {
+                let conn = self.net.open(from, to, (process, other));
+                self.after(self.plan.net, Ev::Connected { conn });
+            }
+            None => self.after(20 * MS, Ev::Connect { from, to, process }),
+        }
+    }
+
+    pub(super) fn on_connected(&mut self, id: u64) {
+        let Some(conn) = self.net.conns.get(&id) else { return };
+        let (from, to, (process, _), broken) = (conn.opener, conn.acceptor, conn.processes, conn.broken);
+        if !self.nodes[from.0].is(process) {
+            return;
+        }
+        let Some(link @ Link::Connecting(_)) = self.net.links.get_mut(&(from, to)) else { return };
+        if broken || self.net.accepted.get(&(to, from)) != Some(&id) {
+            return self.connect(from, to);
+        }
+        let Link::Connecting(waiting) = std::mem::replace(link, Link::Up(id)) else { return };
+        self.coverage.hit("connected");
+        for frame in waiting {
+            let delay = self.rng.delay(self.plan.net);
+            self.put(id, DOWN, delay, frame);
+        }
+        self.tell_link_up(from, to);
+    }
+
+    fn tell_link_up(&mut self, from: Place, to: Place) {
+        let routing = self.nodes[from.0].process.as_ref().and_then(|p| p.routing[from.1 as usize].clone());
+        let Some(routing) = routing else { return };
+        for slot in 0..self.nodes[from.0].slots.len() {
+            let s = &self.nodes[from.0].slots[slot];
+            let chain = routing.target(s.id).filter(|_| s.shard == from.1).and_then(|t| routing.chain(t.chain));
+            let Some(chain) = chain else { continue };
+            let there = |t: &TargetId| routing.target(*t).is_some_and(|i| (i.node as usize - 1, i.shard) == to);
+            let peers: Vec<TargetId> = chain.members.iter().map(|m| m.target).filter(there).collect();
+            for peer in peers {
+                self.give(from.0, slot, Event::LinkUp { peer });
+            }
+        }
+    }
+
+    pub(super) fn on_notice(&mut self, id: u64, opener: bool) {
+        let Some(conn) = self.net.conns.get_mut(&id) else { return };
+        conn.broken = true;
+        let (from, to) = (conn.opener, conn.acceptor);
+        if opener {
+            if matches!(self.net.links.get(&(from, to)), Some(Link::Up(up)) if *up == id) {
+                self.net.links.insert((from, to), Link::Connecting(Vec::new()));
+                self.connect(from, to);
+            }
+        } else if self.net.accepted.get(&(to, from)) == Some(&id) {
+            self.net.accepted.remove(&(to, from));
+        }
+    }
+
+    /// The first frame of a lane arrives, if it is still wanted.
+    pub(super) fn on_pump(&mut self, id: u64, lane: usize) {
+        let now = self.now;
+        let Some(conn) = self.net.conns.get_mut(&id) else { return };
+        let (from, to) = if lane == DOWN { (conn.opener, conn.acceptor) } else { (conn.acceptor, conn.opener) };
+        let receiver = if lane == DOWN { conn.processes.1 } else { conn.processes.0 };
+        if self.net.blocked.contains(&(from.0, to.0)) && !conn.lanes[lane].queue.is_empty() {
+            return self.at(now + 10 * MS, Ev::Pump { conn: id, lane });
+        }
+        let queue = &mut conn.lanes[lane];
+        let due = queue.queue.front().is_some_and(|(at, _)| *at <= now);
+        let frame = if due { queue.queue.pop_front() } else { None };
+        let next = queue.queue.front().map(|(at, _)| *at);
+        queue.pumping = next.is_some();
+        let broken = conn.broken;
+        if let Some(at) = next {
+            self.at(at, Ev::Pump { conn: id, lane });
+        }
+        let current = match lane {
+            DOWN => self.net.accepted.get(&(to, from)) == Some(&id),
+            _ => matches!(self.net.links.get(&(to, from)), Some(Link::Up(up)) if *up == id),
+        };
+        let Some((_, (msg, payload))) = frame.filter(|_| !broken && self.nodes[to.0].is(receiver)) else { return };
+        if !current {
+            return self.coverage.hit("frame fenced");
+        }
+        let slot = self.nodes[to.0].slots.iter().position(|s| s.id == msg.to && s.shard == to.1 && s.open.is_some());
+        if let Some(slot) = slot {
+            self.give(to.0, slot, Event::Peer { msg, payload });
+        }
+    }
+
+    // The manager.
+
+    pub(super) fn on_beat(&mut self, node: usize, process: u64) {
+        if !self.nodes[node].is(process) {
+            return;
+        }
+        let period = Time::from(self.plan.heartbeat_ms) * MS;
+        self.at(self.now + period, Ev::Beat { node, process });
+        if self.blocked(node, MANAGER) {
+            return;
+        }
+        if self.nodes[node].process.as_ref().is_some_and(|p| p.incarnation == 0) {
+            let request = Box::new(self.registration(node, process));
+            return self.after(self.plan.net, Ev::Register { node, request });
+        }
+        let sent = self.nodes[node].local(self.now);
+        let (request, openings) = self.heartbeat(node);
+        self.after(self.plan.net, Ev::Heartbeat { node, process, sent, openings, request: Box::new(request) });
+    }
+
+    fn registration(&self, node: usize, process: u64) -> RegisterRequest {
+        let offer = |s: &Slot| {
+            let space = s.open.as_ref().map(|o| o.store.chunks().space()).unwrap_or_default();
+            TargetOffer { uuid: s.uuid.to_vec(), target: s.id, shard: s.shard, space }
+        };
+        let n = &self.nodes[node];
+        let known = n.slots.iter().any(|s| s.id != 0);
+        RegisterRequest {
+            node: node as u32 + 1,
+            cluster: if known { self.manager.routing().cluster } else { 0 },
+            process,
+            shard_addrs: (0..self.plan.shards).map(|s| format!("{}:{s}", node + 1)).collect(),
+            targets: n.slots.iter().map(offer).collect(),
+        }
+    }
+
+    fn heartbeat(&mut self, node: usize) -> (HeartbeatRequest, Vec<(usize, u64)>) {
+        let mut targets = Vec::new();
+        let mut openings = Vec::new();
+        for (n, s) in self.nodes[node].slots.iter().enumerate() {
+            let Some(open) = &s.open else { continue };
+            let report = open.replica.report();
+            openings.push((n, open.opening));
+            targets.push(TargetReport {
+                target: s.id,
+                state: report.state as i32,
+                chain_ver: report.chain_ver,
+                open_count: s.open_count,
+                space: open.store.chunks().space(),
+                sync_failed: report.sync_failed,
+                synced_chunks: report.synced_chunks,
+                failed: report.failed,
+            });
+        }
+        let process = self.nodes[node].process.as_mut().expect("only a running process has a heartbeat");
+        process.beat += 1;
+        let routing = process.routing.iter().map(|r| r.as_ref().map_or(0, |r| r.version)).min().unwrap_or(0);
+        let request =
+            HeartbeatRequest { node: node as u32 + 1, incarnation: process.incarnation, seq: process.beat, targets, routing };
+        (request, openings)
+    }
+
+    pub(super) fn on_registered(&mut self, node: usize, process: u64, reply: &RegisterReply) {
+        let n = &mut self.nodes[node];
+        let Some(p) = n.process.as_mut().filter(|p| p.number == process && p.incarnation == 0) else { return };
+        if reply.failure.is_some() {
+            return;
+        }
+        p.incarnation = reply.incarnation;
+        let config = self.plan.chain.clone();
+        for (slot, &id) in n.slots.iter_mut().zip(&reply.targets) {
+            slot.id = id;
+            if let Some(open) = &mut slot.open {
+                open.replica = Replica::new(id, config.clone());
+            }
+        }
+        self.at(self.now, Ev::Beat { node, process });
+    }
+
+    pub(super) fn on_granted(
+        &mut self,
+        node: usize,
+        process: u64,
+        sent: Time,
+        openings: &[(usize, u64)],
+        reply: &HeartbeatReply,
+    ) {
+        if !self.nodes[node].is(process) {
+            return;
+        }
+        if let Some(failure) = &reply.failure {
+            self.coverage.hit(&format!("heartbeat {:?}", failure.code()));
+            return;
+        }
+        if let Some(routing) = &reply.routing {
+            self.push_routing(node, &Arc::new(routing.clone()));
+        }
+        if reply.lease_ms == 0 {
+            return;
+        }
+        let until = sent + Time::from(reply.lease_ms) * MS;
+        for &(slot, opening) in openings {
+            self.after(self.plan.net, Ev::Lease { node, slot, opening, until, routing: reply.routing_ver });
+        }
+    }
+
+    pub(super) fn on_lease(&mut self, node: usize, slot: usize, opening: u64, until: Time, routing: u64) {
+        let Some(open) = self.open_at(node, slot, opening) else { return };
+        if open.gate.is_none() {
+            open.gate = Some(routing);
+            self.apply_routing(node, slot);
+        }
+        self.give(node, slot, Event::Lease { until, routing });
+    }
+
+    pub(super) fn on_route(&mut self, node: usize, process: u64, shard: u32, routing: &Arc<Routing>) {
+        let Some(p) = self.nodes[node].process.as_mut().filter(|p| p.number == process) else { return };
+        let held = &mut p.routing[shard as usize];
+        if held.as_ref().is_some_and(|r| r.version >= routing.version) {
+            return;
+        }
+        *held = Some(routing.clone());
+        for slot in 0..self.nodes[node].slots.len() {
+            if self.nodes[node].slots[slot].shard == shard {
+                self.apply_routing(node, slot);
+            }
+        }
+    }
+
+    fn apply_routing(&mut self, node: usize, slot: usize) {
+        let n = &self.nodes[node];
+        let s = &n.slots[slot];
+        let Some(routing) = n.process.as_ref().and_then(|p| p.routing[s.shard as usize].clone()) else { return };
+        let gate = s.open.as_ref().and_then(|o| o.gate);
+        let chain = routing.target(s.id).and_then(|t| routing.chain(t.chain));
+        if let Some(chain) = chain.filter(|_| gate.is_some_and(|g| g <= routing.version)) {
+            self.give(node, slot, Event::Routing { version: routing.version, chain: chain.clone() });
+        }
+    }
+
+    /// Whether a target's disk has failed.
+    pub(super) fn failed_slot(&self, node: usize) -> bool {
+        let failed = |s: &Slot| s.open.as_ref().is_some_and(|o| o.replica.report().state == LocalState::Failed);
+        self.nodes[node].slots.iter().any(failed)
+    }
+}

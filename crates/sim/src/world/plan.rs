@@ -1,0 +1,100 @@
+//! What a seed decides before anything happens: sizes, speeds, limits and which faults there are.
+
+use catena_chain::Config;
+use catena_types::Time;
+
+use super::MS;
+use crate::rng::Rng;
+
+/// See the module. Times in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Nodes.
+    pub nodes: usize,
+    /// Shards of a node.
+    pub shards: u32,
+    /// Targets of a node.
+    pub targets: usize,
+    /// Replicas of a chain.
+    pub replicas: u32,
+    /// Different keys.
+    pub keys: u64,
+    /// Chunk size of each of them in bytes.
+    pub chunk_size: u32,
+    /// Clients.
+    pub clients: usize,
+    /// Operations in flight per client.
+    pub lanes: usize,
+    /// Pause between operations of a lane.
+    pub think: Time,
+    /// How long a client waits for an operation.
+    pub patience: Time,
+    /// How long a client waits for one answer.
+    pub attempt: Time,
+    /// Lease in milliseconds.
+    pub lease_ms: u32,
+    /// Between heartbeats in milliseconds.
+    pub heartbeat_ms: u32,
+    /// Mean delay of the network.
+    pub net: Time,
+    /// Mean time of a flush.
+    pub disk: Time,
+    /// Limits of the state machines.
+    pub chain: Config,
+    /// One of so many media is that of the real engine; 0: none.
+    pub real_one_in: u64,
+    /// Journal of the real engine in blocks.
+    pub journal_blocks: u64,
+    /// Length of the phase with faults.
+    pub duration: Time,
+    /// Within which everything must be well after it.
+    pub liveness_bound: Time,
+    /// Mean time between faults; 0: none.
+    pub fault_every: Time,
+    /// Weight of each kind of fault, see [`super::faults::KINDS`].
+    pub weights: Vec<u64>,
+}
+
+impl Plan {
+    /// Draws the plan of a world of about `ops` operations.
+    pub fn draw(rng: &mut Rng, ops: u64) -> Plan {
+        let replicas = *rng.pick(&[2, 3, 3, 3]);
+        let nodes = replicas as usize + rng.below(2) as usize;
+        let lease_ms = *rng.pick(&[200, 300, 600]);
+        let clients = rng.between(2, 4) as usize;
+        let lanes = rng.between(1, 3) as usize;
+        let think = rng.between(2, 40) * MS;
+        let duration = (ops * think / (clients * lanes) as u64).clamp(1000 * MS, 30_000 * MS);
+        let net = *rng.pick(&[50_000, 200_000, MS, 5 * MS]);
+        let weights = super::faults::KINDS.iter().map(|_| if rng.chance(1, 3) { 0 } else { rng.between(1, 6) }).collect();
+        Plan {
+            nodes,
+            shards: rng.between(1, 2) as u32,
+            targets: rng.between(1, 2) as usize,
+            replicas,
+            keys: rng.between(1, 6),
+            chunk_size: *rng.pick(&[4096, 8192]),
+            clients,
+            lanes,
+            think,
+            patience: rng.between(200, 4000) * MS,
+            attempt: rng.between(50, 800) * MS,
+            lease_ms,
+            heartbeat_ms: lease_ms / 5,
+            net,
+            disk: *rng.pick(&[100_000, MS, 5 * MS]),
+            chain: Config {
+                query_retry: rng.between(5, 200) * MS,
+                page_chunks: rng.between(1, 3) as usize,
+                sync_window: rng.between(1, 3) as usize,
+                session_batch: rng.between(1, 3) as usize,
+            },
+            real_one_in: *rng.pick(&[0, 0, 1, 2]),
+            journal_blocks: *rng.pick(&[16, 32, 128]),
+            duration,
+            liveness_bound: 400_000 * MS,
+            fault_every: if rng.chance(1, 12) { 0 } else { rng.between(30, 600) * MS },
+            weights,
+        }
+    }
+}
