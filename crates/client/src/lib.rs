@@ -25,12 +25,16 @@ mod clock;
 pub mod config;
 pub mod core;
 pub mod error;
+#[cfg(test)]
+mod fake;
 mod links;
 mod list;
 mod managers;
 pub mod objects;
 mod routes;
 pub mod split;
+#[cfg(test)]
+mod tests;
 
 pub use api::{
     ChunkStat, DEFAULT_CHUNK_SIZE, ListPage, ListedChunk, ReadItem, ReadOptions, ReadResult, UpdateKind, UpdateOptions, Updated,

@@ -211,10 +211,9 @@ pub async fn run_collector(objects: Objects, grace: Duration, every: Duration) {
             Ok(c) => tracing::debug!(?c, "nothing to collect"),
             Err(e) => tracing::warn!("the collector goes on later: {e}"),
         }
-        if turn.is_multiple_of(100) {
-            if let Err(e) = collector.sweep().await {
-                tracing::warn!("the sweep is tried again later: {e}");
-            }
+        let swept = if turn.is_multiple_of(100) { collector.sweep().await.map(|_| ()) } else { Ok(()) };
+        if let Err(e) = swept {
+            tracing::warn!("the sweep is tried again later: {e}");
         }
         tokio::time::sleep(every).await;
     }
