@@ -204,6 +204,7 @@ fn go_on(store: CowStore<MemDisk>, disk: MemDisk, found: &BTreeMap<ChunkKey, Chu
         world.step();
     }
     world.settle();
+    assert_eq!(world.failed, None, "{what}");
     world.compare();
     let mut again = CowStore::open(disk.crash(|_, _| false), &arena()).unwrap_or_else(|e| panic!("{what}, later: {e}"));
     again.verify().unwrap();

@@ -20,10 +20,20 @@ use crate::format::{
     CheckpointItem, CheckpointRef, SLICE_HEADER_BYTES, SUPERBLOCK_OFFSETS, Superblock, finish_slice, new_slice, put_chunk,
 };
 
-/// Bytes after which a slice is closed.
-const SLICE_BYTES: usize = 256 << 10;
-/// Slices in flight.
-const SLICES_IN_FLIGHT: usize = 4;
+/// How fast a checkpoint goes.
+#[derive(Clone, Copy)]
+pub(super) struct Pace {
+    /// Bytes after which a slice is closed.
+    slice_bytes: usize,
+    /// Slices in flight.
+    in_flight: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { slice_bytes: 256 << 10, in_flight: 4 }
+    }
+}
 
 /// A checkpoint on its way.
 pub(crate) struct Checkpoint {
@@ -64,6 +74,12 @@ impl Checkpoint {
 }
 
 impl<D: Disk> CowStore<D> {
+    /// For tests: small slices, one after the other, so that a small index too changes while it is written.
+    #[doc(hidden)]
+    pub fn set_checkpoint_pace(&mut self, slice_bytes: usize, in_flight: usize) {
+        self.pace = Pace { slice_bytes: slice_bytes.max(SLICE_HEADER_BYTES + 1), in_flight: in_flight.max(1) };
+    }
+
     /// Starts a checkpoint of everything that has a record number. The queue holds no other changes.
     pub(super) fn start_checkpoint(&mut self) {
         if self.checkpoint.is_some() || self.failed.is_some() {
@@ -105,7 +121,7 @@ impl<D: Disk> CowStore<D> {
         let Some(mut checkpoint) = self.checkpoint.take() else { return };
         if checkpoint.phase == Phase::Walking {
             let mut more = true;
-            while more && checkpoint.in_flight < SLICES_IN_FLIGHT && self.failed.is_none() {
+            while more && checkpoint.in_flight < self.pace.in_flight && self.failed.is_none() {
                 more = self.fill_slice(&mut checkpoint);
                 if checkpoint.slice.len() > SLICE_HEADER_BYTES {
                     self.issue_slice(&mut checkpoint);
@@ -123,7 +139,7 @@ impl<D: Disk> CowStore<D> {
 
     /// Adds chunks to the slice until it is full; `false` at the end of the index.
     fn fill_slice(&mut self, checkpoint: &mut Checkpoint) -> bool {
-        while checkpoint.slice.len() < SLICE_BYTES {
+        while checkpoint.slice.len() < self.pace.slice_bytes {
             let from = match &checkpoint.cursor {
                 Some(key) => Bound::Excluded(key.as_bytes()),
                 None => Bound::Unbounded,

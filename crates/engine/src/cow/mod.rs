@@ -38,7 +38,7 @@ use crate::alloc::{Allocator, Run};
 use crate::disk::{Completion, Disk, Io, IoOp};
 use crate::format::{Identity, Params, Superblock};
 use crate::version::Version;
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, Pace};
 use group::{Group, Pending};
 use journal::Journal;
 use read::ReadOp;
@@ -193,6 +193,7 @@ pub struct CowStore<D: Disk> {
     queue: VecDeque<Pending>,
     group: Option<Group>,
     checkpoint: Option<Checkpoint>,
+    pace: Pace,
     /// By number, which grows: the first key is the oldest operation with IO in flight.
     ops: BTreeMap<u64, Op>,
     next_op: u64,

@@ -154,6 +154,7 @@ impl<D: Disk> CowStore<D> {
             queue: VecDeque::new(),
             group: None,
             checkpoint: None,
+            pace: Default::default(),
             ops: BTreeMap::new(),
             next_op: 1,
             ios: BTreeMap::new(),

@@ -145,7 +145,11 @@ pub fn apply(old: &[u8], op: &Op, payload: &[u8]) -> Vec<u8> {
 }
 
 impl<D: Disk> World<D> {
-    pub fn new(store: CowStore<D>, seed: u64, keys: usize) -> World<D> {
+    pub fn new(mut store: CowStore<D>, seed: u64, keys: usize) -> World<D> {
+        if keys > 0 {
+            // A slice per chunk, one at a time: chunks change while a checkpoint walks.
+            store.set_checkpoint_pace(40, 1);
+        }
         let keys = (0..keys).map(|i| ChunkKey::new(format!("chunk-{i:03}").as_bytes()).unwrap()).collect();
         World {
             recorder: None,
@@ -410,6 +414,10 @@ impl<D: Disk> World<D> {
     /// A world that goes on from what a reopened store shows.
     pub fn resume(store: CowStore<D>, seed: u64, keys: usize, found: &BTreeMap<ChunkKey, ChunkState>) -> World<D> {
         let mut world = World::new(store, seed, keys);
+        if found.len() > 20 {
+            // A block per chunk would not fit the small checkpoint area.
+            world.store.set_checkpoint_pace(4096, 1);
+        }
         for (key, state) in found {
             world.chunks.insert(key.clone(), History { states: vec![state.clone()], lower: 0 });
         }
