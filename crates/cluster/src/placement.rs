@@ -4,7 +4,8 @@
 //! nodes, since heads take the writes and tails the version queries; and nodes paired with as many others as possible,
 //! so that what a lost node held is brought back from all of them. Deterministic and pinned by golden vectors.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 
 use catena_types::{NodeId, TargetId};
 
@@ -86,42 +87,75 @@ fn pick_nodes(nodes: &[Node], replicas: usize, round: usize, pairs: &Pairs) -> O
     Some(members)
 }
 
-/// Reorders each chain until no swap within one evens out heads and tails any further.
+/// Orders each chain so that heads, and then tails, are even over the nodes.
 fn balance_ends(chains: &mut [Vec<usize>], nodes: usize) {
-    let (mut heads, mut tails) = (vec![0_i64; nodes], vec![0_i64; nodes]);
-    for chain in chains.iter() {
-        heads[chain[0]] += 1;
-        tails[chain[chain.len() - 1]] += 1;
+    let heads = spread(chains, nodes);
+    let rest: Vec<Vec<usize>> =
+        chains.iter().zip(&heads).map(|(c, head)| c.iter().rev().copied().filter(|n| n != head).collect()).collect();
+    if rest.iter().any(Vec::is_empty) {
+        return;
     }
-    // Each swap lowers the sum of squares of both counts, so this ends.
-    while chains.iter_mut().any(|chain| improve(chain, &mut heads, &mut tails)) {}
+    let tails = spread(&rest, nodes);
+    for (n, chain) in chains.iter_mut().enumerate() {
+        let middle = rest[n].iter().rev().copied().filter(|&m| m != tails[n]);
+        *chain = std::iter::once(heads[n]).chain(middle).chain([tails[n]]).collect();
+    }
 }
 
-/// Makes the first swap within a chain that evens out the ends; whether there was one.
-fn improve(chain: &mut [usize], heads: &mut [i64], tails: &mut [i64]) -> bool {
-    let last = chain.len() - 1;
-    for i in 0..last {
-        for j in i + 1..=last {
-            let before = cost(heads, tails);
-            count(chain, heads, tails, -1);
-            chain.swap(i, j);
-            count(chain, heads, tails, 1);
-            if cost(heads, tails) < before {
-                return true;
-            }
-            count(chain, heads, tails, -1);
-            chain.swap(i, j);
-            count(chain, heads, tails, 1);
+/// One of the choices of each chain, so that no two nodes between which a choice could be shifted differ by more than
+/// one: greedy, then evened out along shortest paths of shifts.
+fn spread(choices: &[Vec<usize>], nodes: usize) -> Vec<usize> {
+    let mut load = vec![0_usize; nodes];
+    let mut picked = Vec::with_capacity(choices.len());
+    for (n, of) in choices.iter().enumerate() {
+        let turned = |i: usize| of[(i + n) % of.len()];
+        let least = (0..of.len()).map(turned).min_by_key(|&node| load[node]).expect("every chain has a choice");
+        load[least] += 1;
+        picked.push(least);
+    }
+    // Each round lowers the sum of squares of the loads, so this ends.
+    while let Some(shifts) = find_shifts(choices, &picked, &load) {
+        for (chain, to) in shifts {
+            load[picked[chain]] -= 1;
+            load[to] += 1;
+            picked[chain] = to;
         }
     }
-    false
+    picked
 }
 
-fn count(chain: &[usize], heads: &mut [i64], tails: &mut [i64], by: i64) {
-    heads[chain[0]] += by;
-    tails[chain[chain.len() - 1]] += by;
+/// Chains whose pick moves, and where to, such that in sum one pick moves from a node to another that has at least two
+/// fewer.
+fn find_shifts(choices: &[Vec<usize>], picked: &[usize], load: &[usize]) -> Option<Vec<(usize, usize)>> {
+    let mut starts: Vec<usize> = (0..load.len()).collect();
+    starts.sort_by_key(|&n| usize::MAX - load[n]);
+    starts.into_iter().find_map(|start| {
+        // By which shift of which chain a node was reached first.
+        let mut reached: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+        let mut queue = VecDeque::from([start]);
+        while let Some(from) = queue.pop_front() {
+            if load[from] + 2 <= load[start] {
+                return Some(path_to(from, start, &reached));
+            }
+            for (chain, of) in choices.iter().enumerate().filter(|(chain, _)| picked[*chain] == from) {
+                for &to in of.iter().filter(|&&to| to != start) {
+                    if let Entry::Vacant(entry) = reached.entry(to) {
+                        entry.insert((chain, from));
+                        queue.push_back(to);
+                    }
+                }
+            }
+        }
+        None
+    })
 }
 
-fn cost(heads: &[i64], tails: &[i64]) -> i64 {
-    heads.iter().chain(tails).map(|n| n * n).sum()
+fn path_to(mut to: usize, start: usize, reached: &BTreeMap<usize, (usize, usize)>) -> Vec<(usize, usize)> {
+    let mut shifts = Vec::new();
+    while to != start {
+        let (chain, from) = reached[&to];
+        shifts.push((chain, to));
+        to = from;
+    }
+    shifts
 }

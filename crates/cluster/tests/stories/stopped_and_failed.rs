@@ -1,0 +1,73 @@
+//! A node says what has become of its targets: no waiting for the lease.
+
+use catena_types::LocalState;
+
+use crate::world::World;
+
+#[test]
+fn a_stopping_node_is_let_go() {
+    let mut world = World::running(3, 1, 3);
+    world.node(1).targets[0].state = LocalState::Stopped;
+    let took = world.run_until("removed", |w| w.chain(1) == "2S 3S 1O");
+    assert!(took <= 600, "{took} ms: as soon as it and the others were heard of");
+    world.kill(1);
+    world.start(1);
+    world.run_until("synced", World::all_serve);
+}
+
+#[test]
+fn everybody_stops() {
+    let mut world = World::running(3, 1, 3);
+    for id in 1..=3 {
+        world.node(id).targets[0].state = LocalState::Stopped;
+        world.heartbeat(id);
+    }
+    assert_eq!(world.chain(1), "1L 2L 3L");
+    for id in [2, 3, 1] {
+        world.kill(id);
+        world.start(id);
+    }
+    world.run_until("revived", World::all_serve);
+}
+
+#[test]
+fn a_failed_disk_leaves_and_stays_away() {
+    let mut world = World::running(3, 2, 3);
+    world.node(2).targets[0].state = LocalState::Failed;
+    let failed = world.nodes[&2].targets[0].id;
+    let state = |w: &World| w.manager.state().chains.values().find_map(|c| c.state_of(failed));
+    world.run_until("removed", |w| state(w) == Some(catena_types::PublicState::Offline));
+    world.run(20_000);
+    assert_eq!(state(&world), Some(catena_types::PublicState::Offline), "its node lives, it does not");
+    world.reopen(2);
+    world.run_until("synced", World::all_serve);
+}
+
+/// The report of the failure was lost; the open count tells that the memory is gone.
+#[test]
+fn opened_anew_between_two_heartbeats() {
+    let mut world = World::running(3, 1, 3);
+    world.reopen(1);
+    let reply = world.heartbeat(1);
+    assert_eq!(reply.lease_ms, 0, "no lease while the routing shows its old place");
+    world.run_until("removed", |w| !w.chain(1).starts_with("1S"));
+    world.run_until("synced", World::all_serve);
+    assert_eq!(world.chain(1), "2S 3S 1S");
+}
+
+/// A sink without its memory does not go on where it was.
+#[test]
+fn a_sink_opened_anew_starts_under_a_new_version() {
+    let mut world = World::running(3, 1, 3);
+    world.kill(3);
+    world.run_until("removed", |w| w.chain(1) == "1S 2S 3O");
+    world.node(3).targets[0].syncs = false;
+    world.start(3);
+    world.run_until("syncing", |w| w.chain(1) == "1S 2S 3Y");
+    let before = world.chain_ver(1);
+    world.reopen(3);
+    world.heartbeat(3);
+    assert!(world.chain_ver(1) > before);
+    world.node(3).targets[0].syncs = true;
+    world.run_until("synced", World::all_serve);
+}
