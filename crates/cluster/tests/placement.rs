@@ -16,7 +16,9 @@ fn free(counts: &[u32]) -> BTreeMap<u32, Vec<u32>> {
 
 #[test]
 fn golden_vectors() {
-    let golden: [(&[u32], usize, &[&[u32]]); 5] = [
+    /// Targets per node, replicas, chains.
+    type Vector = (&'static [u32], usize, &'static [&'static [u32]]);
+    let golden: [Vector; 5] = [
         (&[1], 1, &[&[1]]),
         (&[1, 1, 1], 3, &[&[1, 2, 3]]),
         (&[4, 4, 4], 3, &[&[1, 5, 9], &[10, 2, 6], &[7, 11, 3], &[4, 12, 8]]),
