@@ -285,3 +285,59 @@ async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 pub(crate) fn hello(identity: &Identity) -> Hello {
     Hello { protocol: 0, cluster: identity.cluster, node: identity.node, shard: 0, incarnation: identity.incarnation, epoch: 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heartbeats(shards: Shards) -> Heartbeats {
+        let identity = Identity { node: 1, cluster: 0, incarnation: 1 };
+        Heartbeats {
+            managers: Managers::new(vec![String::new()], hello(&identity)),
+            identity,
+            publisher: Publisher::new(shards),
+            period: Duration::from_millis(1),
+            changed: Arc::default(),
+            stop: watch::channel(false).1,
+        }
+    }
+
+    fn routing(version: u64) -> Routing {
+        Routing { version, ..Routing::default() }
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_hangs_is_not_listed_and_gets_no_lease() {
+        let (lively, mut asked) = mpsc::unbounded_channel();
+        let (hanging, mut never) = mpsc::unbounded_channel();
+        let heartbeats = heartbeats(vec![(0, lively), (1, hanging)]);
+        let shard = tokio::spawn(async move {
+            let Some(Inbox::Report(reply)) = asked.recv().await else { panic!("a report is asked for") };
+            let report = catena_wire::manager::TargetReport { target: 31, open_count: 1, ..Default::default() };
+            reply.send(ShardReport { shard: 0, targets: vec![report] }).expect("somebody listens");
+            asked
+        });
+        let (reply_to, mut reports) = mpsc::unbounded_channel();
+        let listed = heartbeats.collect(&reply_to, &mut reports).await;
+        assert_eq!(listed.keys().copied().collect::<Vec<_>>(), [0]);
+        heartbeats.pass_on(&listed, 99, 7);
+        let mut asked = shard.await.expect("no panic");
+        assert!(matches!(asked.recv().await, Some(Inbox::Grants(g)) if g[0].target == 31 && g[0].until == 99));
+        assert!(matches!(never.try_recv(), Ok(Inbox::Report(_))));
+        assert!(never.try_recv().is_err(), "no lease");
+    }
+
+    #[test]
+    fn routing_never_goes_back() {
+        let (shard, mut inbox) = mpsc::unbounded_channel();
+        let publisher = Publisher::new(vec![(0, shard)]);
+        for version in [5, 4, 5, 7, 6] {
+            publisher.publish(routing(version));
+        }
+        let mut seen = Vec::new();
+        while let Ok(Inbox::Routing(routing)) = inbox.try_recv() {
+            seen.push(routing.version);
+        }
+        assert_eq!(seen, [5, 7]);
+    }
+}

@@ -1,6 +1,6 @@
 //! A shard's disks: the ring, its event descriptor in the runtime, and how targets are opened on it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use catena_arena::Arena;
 use catena_engine::disk::file::{Backend, Ring};
@@ -50,12 +50,14 @@ impl Storage {
         Ok(Opened { store, dir })
     }
 
-    /// Lets go of a store and opens its target anew. Blocks.
-    pub(crate) fn reopen(&self, opened: Opened) -> (PathBuf, Result<Opened, OpenError>) {
+    /// Closes a store and opens its target anew. Blocks. A store that cannot be closed is not opened again: operations of
+    /// it may still be on their way to the disk.
+    pub(crate) fn reopen(&self, mut opened: Opened) -> Result<Opened, OpenError> {
+        opened.store.close(&mut Vec::new())?;
         let path = opened.dir.path().to_owned();
         drop(opened);
-        let again = TargetDir::open(&path, &self.ring, &self.arena).map(|(dir, store)| Opened { store, dir });
-        (path, again)
+        let (dir, store) = TargetDir::open(&path, &self.ring, &self.arena)?;
+        Ok(Opened { store, dir })
     }
 }
 

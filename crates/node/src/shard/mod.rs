@@ -182,7 +182,8 @@ impl Shard {
             }
         }
         for target in self.targets.take_reopens() {
-            self.targets.reopen(target, &self.storage);
+            self.targets.reopen(target, &self.storage, &mut self.commands);
+            self.execute();
         }
         if self.targets.take_changed() {
             self.changed.notify_one();

@@ -3,12 +3,12 @@
 //! What must hold: a target that has just been opened, at start or anew, acts on no routing older than its first grant
 //! since (amendment C1): before that grant the manager may still count on what it held in memory before.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use catena_chain::{Command, Config, Event, Replica};
 use catena_engine::OpenError;
-use catena_types::{ChainId, ChunkKey, ChunkMeta, ChunkStore, LocalState, Routing, Space, TargetId, Time};
+use catena_types::{ChainId, ChunkKey, ChunkMeta, ChunkStore, Done, LocalState, Routing, Space, TargetId, Time};
 use catena_wire::manager::{TargetOffer, TargetReport};
 
 use super::{Grant, Identity};
@@ -18,6 +18,9 @@ use crate::status::TargetStatus;
 use crate::storage::{Opened, Storage};
 
 type Commands = Vec<Command<Bytes>>;
+
+/// A store with IO in flight that ends nothing for so long, in nanoseconds, has failed (amendment H9).
+const IO_TIMEOUT: Time = 30_000_000_000;
 
 /// One target.
 struct Target {
@@ -35,6 +38,8 @@ struct Target {
     failed: String,
     /// State and chain version last seen.
     seen: (LocalState, u64),
+    /// Since when the store has had IO in flight without ending anything.
+    waits_since: Option<Time>,
 }
 
 /// The targets of a shard.
@@ -43,8 +48,8 @@ pub(super) struct Targets {
     list: Vec<Target>,
     by_id: HashMap<TargetId, usize>,
     by_chain: HashMap<ChainId, usize>,
-    dones: Vec<catena_types::Done<Bytes>>,
-    reopens: Vec<usize>,
+    dones: Vec<Done<Bytes>>,
+    reopens: BTreeSet<usize>,
     changed: bool,
 }
 
@@ -60,6 +65,7 @@ impl Targets {
             gate: None,
             failed: String::new(),
             seen: (LocalState::Online, 0),
+            waits_since: None,
         };
         Targets { list: opened.into_iter().map(target).collect(), ..Targets::default() }
     }
@@ -124,7 +130,7 @@ impl Targets {
         for command in &out[before..] {
             if let Command::Reopen { reason } = command {
                 tracing::warn!(target = target.id, "opening the target anew: {reason}");
-                self.reopens.push(n);
+                self.reopens.insert(n);
             }
         }
     }
@@ -135,6 +141,12 @@ impl Targets {
             if self.list[n].replica.next_wake().is_some_and(|at| at <= now) {
                 self.step(n, now, Event::Tick, out);
             }
+            if self.list[n].gives_up_at().is_some_and(|at| at <= now) {
+                let reason = format!("the disk has ended nothing for {} s; look at it (dmesg)", IO_TIMEOUT / 1_000_000_000);
+                tracing::error!(target = self.list[n].id, "target failed: {reason}");
+                self.step(n, now, Event::Done(Done::Failed { reason }), out);
+                self.look(n);
+            }
         }
     }
 
@@ -144,12 +156,15 @@ impl Targets {
         let mut dones = std::mem::take(&mut self.dones);
         for n in 0..self.list.len() {
             let Some(opened) = &mut self.list[n].opened else { continue };
-            opened.store.turn(now(), &mut dones);
+            let now = now();
+            opened.store.turn(now, &mut dones);
+            let waits = dones.is_empty() && opened.store.busy();
+            let target = &mut self.list[n];
+            target.waits_since = target.waits_since.filter(|_| waits).or(waits.then_some(now));
             if dones.is_empty() {
                 continue;
             }
             progress = true;
-            let now = now();
             for done in dones.drain(..) {
                 self.step(n, now, Event::Done(done), out);
             }
@@ -161,7 +176,8 @@ impl Targets {
 
     /// When to take a turn at the latest.
     pub(super) fn next_wake(&self) -> Option<Time> {
-        let wakes = |t: &Target| [t.replica.next_wake(), t.opened.as_ref().and_then(|o| o.store.next_wake())];
+        let store = |t: &Target| t.opened.as_ref().and_then(|o| o.store.next_wake());
+        let wakes = |t: &Target| [t.replica.next_wake(), store(t), t.gives_up_at()];
         self.list.iter().flat_map(wakes).flatten().min()
     }
 
@@ -179,10 +195,14 @@ impl Targets {
         if assigned != 0 && assigned != target.chain {
             if target.chain != 0 && target.replica.chain_ver() != 0 {
                 tracing::warn!(target = target.id, "moved from chain {} to chain {assigned}: opening it anew", target.chain);
-                self.reopens.push(n);
+                self.reopens.insert(n);
             }
             target.chain = assigned;
         }
+        if self.reopens.contains(&n) {
+            return;
+        }
+        let target = &self.list[n];
         // A target that was taken out of its chain learns that from the chain it was in.
         if target.gate.is_some_and(|gate| gate <= routing.version)
             && let Some(chain) = routing.chain(target.chain)
@@ -217,25 +237,26 @@ impl Targets {
     }
 
     /// Targets whose state machine asked to be opened anew.
-    pub(super) fn take_reopens(&mut self) -> Vec<usize> {
+    pub(super) fn take_reopens(&mut self) -> BTreeSet<usize> {
         std::mem::take(&mut self.reopens)
     }
 
-    /// Drops state machine and store and opens the target anew. Blocks.
-    pub(super) fn reopen(&mut self, n: usize, storage: &Storage) {
+    /// Opens a target anew, with a fresh state machine; whoever waits at the old one is refused. Blocks.
+    pub(super) fn reopen(&mut self, n: usize, storage: &Storage, out: &mut Commands) {
+        self.step(n, now(), Event::Stop, out);
         let target = &mut self.list[n];
         let Some(opened) = target.opened.take() else { return };
-        let (path, again) = storage.reopen(opened);
-        match again {
+        match storage.reopen(opened) {
             Ok(opened) => target.opened = Some(opened),
             Err(e) => {
-                tracing::error!(target = target.id, "{} could not be opened anew: {e}", path.display());
+                tracing::error!(target = target.id, "not opened anew: {e}");
                 target.failed = e.to_string();
             }
         }
         target.replica = Replica::new(target.id, Config::default());
         target.open_count += 1;
         target.gate = None;
+        target.waits_since = None;
         self.changed = true;
     }
 
@@ -287,6 +308,12 @@ impl Targets {
 }
 
 impl Target {
+    /// When its store counts as failed, if nothing ends before.
+    fn gives_up_at(&self) -> Option<Time> {
+        let alive = || self.replica.report().state != LocalState::Failed;
+        self.waits_since.filter(|_| alive()).map(|since| since + IO_TIMEOUT)
+    }
+
     fn space(&self) -> Space {
         self.opened.as_ref().map(|o| o.store.space()).unwrap_or_default()
     }
@@ -313,3 +340,6 @@ impl Target {
 pub(super) fn fatal(error: &OpenError) -> bool {
     matches!(error, OpenError::Locked { .. } | OpenError::WrongTarget { .. } | OpenError::BadParams { .. })
 }
+
+#[cfg(test)]
+mod tests;
