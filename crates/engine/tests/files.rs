@@ -146,3 +146,21 @@ fn directories_that_are_not_ours_are_refused() {
     let refused = TargetDir::open(dir.path(), &ring, &arena);
     assert!(matches!(refused, Err(OpenError::NotATarget { .. })));
 }
+
+/// A large target takes little of the disk until it is written: its areas are sparse.
+#[test]
+fn a_large_target_starts_small() {
+    use std::os::unix::fs::MetadataExt;
+    let arena = arena();
+    let ring = Ring::new(Backend::Threads, &arena).unwrap();
+    let dir = scratch();
+    let (_lock, store) = TargetDir::open_or_create(dir.path(), &Params::new([3; 16], 64 << 30), &ring, &arena).unwrap();
+    let mut world = World::new(store, 1, 4);
+    for _ in 0..100 {
+        world.step();
+    }
+    world.settle();
+    world.store.close(&mut Vec::new()).unwrap();
+    let held = std::fs::metadata(dir.path().join("target.cat")).unwrap().blocks() * 512;
+    assert!(held <= 1 << 30, "{held} bytes on disk");
+}

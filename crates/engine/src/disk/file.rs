@@ -6,7 +6,7 @@
 //! the [`FileDisk`] that submitted it.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -151,7 +151,7 @@ impl Ring {
         inner.inboxes.push(VecDeque::new());
         let number = inner.inboxes.len() - 1;
         let file = Arc::new(file);
-        FileDisk { ring: self.0.clone(), number, file, size, grown: 0, name, staged: Vec::new() }
+        FileDisk { ring: self.0.clone(), number, file, size, grown: BTreeSet::new(), name, staged: Vec::new() }
     }
 }
 
@@ -174,25 +174,27 @@ pub struct FileDisk {
     number: usize,
     file: Arc<File>,
     size: u64,
-    /// Bytes from the start that the file system has allocated for us, as far as this process knows.
-    grown: u64,
+    /// Windows of [`GROW`] bytes that the file system was asked to allocate by this process.
+    grown: BTreeSet<u64>,
     name: String,
     staged: Vec<Request>,
 }
 
 impl FileDisk {
-    /// Lets the file system allocate ahead of a write, so that writes do not.
-    fn grow(&mut self, end: u64) {
-        if end <= self.grown {
-            return;
+    /// Lets the file system allocate ahead of a write, so that writes do not. Window by window: between the areas of a
+    /// target lies space that may never be written.
+    fn grow(&mut self, offset: u64, len: u64) {
+        for window in offset / GROW..(offset + len).div_ceil(GROW) {
+            if !self.grown.insert(window) {
+                continue;
+            }
+            let from = window * GROW;
+            let to = (from + GROW).min(self.size.max(offset + len));
+            if let Err(error) = fallocate(&self.file, FallocateFlags::KEEP_SIZE, from, to - from) {
+                // The write itself will say if there is no space.
+                tracing::debug!(%error, name = %self.name, "fallocate");
+            }
         }
-        let to = end.next_multiple_of(GROW).min(self.size.max(end));
-        let from = self.grown;
-        if let Err(error) = fallocate(&self.file, FallocateFlags::KEEP_SIZE, from, to - from) {
-            // The write itself will say if there is no space.
-            tracing::debug!(%error, name = %self.name, "fallocate");
-        }
-        self.grown = to;
     }
 
     /// The bytes in aligned memory.
@@ -211,7 +213,7 @@ impl Disk for FileDisk {
         let op = match io.op {
             IoOp::Read { offset, buf } => RequestOp::Read { offset, buf },
             IoOp::Write { offset, data } => {
-                self.grow(offset + data.len() as u64);
+                self.grow(offset, data.len() as u64);
                 RequestOp::Write { offset, data: self.aligned(data) }
             }
             IoOp::Flush => RequestOp::Flush,
