@@ -27,8 +27,8 @@ use crate::shard::{Grant, Identity, Inbox, ShardReport};
 const CALL: Duration = Duration::from_secs(1);
 /// Pause before a failed registration is tried again.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
-/// How long a refusal as a duplicate is taken for the lease of this node's own earlier start.
-const DUPLICATE_PATIENCE: Duration = Duration::from_secs(15);
+/// Added to the time after which, as a manager says, this node's own earlier start has lost its lease.
+const DUPLICATE_MARGIN: Duration = Duration::from_millis(500);
 /// How long a heartbeat waits for shards that do not answer.
 const SHARD_PATIENCE: Duration = Duration::from_millis(100);
 /// Pause after a failed request for routing, and before an early heartbeat.
@@ -45,13 +45,15 @@ type Shards = Vec<(ShardId, mpsc::UnboundedSender<Inbox>)>;
 /// # Errors
 /// The manager refuses this node.
 pub(crate) async fn register(managers: &mut Managers, request: RegisterRequest) -> Result<RegisterReply, NodeError> {
-    let started = now();
     let mut told: Option<String> = None;
+    let mut give_up: Option<Time> = None;
     loop {
         let why = match managers.call::<_, RegisterReply>(Kind::Register, &request, CALL).await {
             Ok(RegisterReply { failure: Some(failure), .. }) | Err(NetError::Refused(failure)) => {
-                let waited = Duration::from_nanos(now() - started);
-                if is_final(&failure) && (failure.code() != Code::DuplicateNode || waited > DUPLICATE_PATIENCE) {
+                // It may be this node's own earlier start, which cannot say any more that it has ended.
+                let own = Duration::from_micros(failure.version).saturating_add(DUPLICATE_MARGIN);
+                let end = give_up.get_or_insert(now().saturating_add(own.as_nanos() as Time));
+                if is_final(&failure) && (failure.code() != Code::DuplicateNode || now() > *end) {
                     return Err(NodeError::Refused { node: request.node, failure });
                 }
                 managers.next();

@@ -1,7 +1,6 @@
 //! Whole nodes with a real manager: the write path, reads, membership, restarts.
 
-mod support;
-
+use crate::support::{CHUNK, Cluster, LONG};
 use catena_net::Rpc;
 use catena_node::{Node, NodeError};
 use catena_types::crc::crc32c;
@@ -11,7 +10,6 @@ use catena_wire::client::{
 };
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
-use support::{CHUNK, Cluster, LONG};
 
 fn bytes(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|n| (n as u8).wrapping_mul(31).wrapping_add(seed)).collect()
@@ -57,15 +55,14 @@ async fn a_repeated_update_is_answered_again_and_applied_once() {
 }
 
 #[tokio::test]
-async fn a_stopped_node_hands_over_at_once_and_comes_back_through_resync() {
+async fn a_stopped_node_hands_over_and_comes_back_through_resync() {
     let mut cluster = Cluster::start(3, 1).await;
     cluster.init(3).await;
     let routing = cluster.wait_serving(3).await;
     cluster.write(b"before", 0, &bytes(1, 5000)).await;
     let head = routing.chains[0].head().and_then(|t| routing.target(t)).expect("a head").node;
     cluster.nodes.remove(&head).expect("running").shutdown().await;
-    let routing = cluster.routing().await;
-    assert!(routing.chains.iter().all(|c| c.serving().count() == 2), "the chain goes on before the node has gone");
+    cluster.wait_serving(2).await;
     for n in 0..50u8 {
         cluster.write(format!("while/{n}").as_bytes(), 0, &bytes(n, 9000)).await;
     }
@@ -204,12 +201,12 @@ async fn identity_is_guarded() {
 
     let strangers = Cluster::start(0, 1).await;
     let mut lost = config.clone();
-    lost.managers = vec![strangers.manager.addr().to_string()];
+    lost.managers = vec![strangers.manager_addr.clone()];
     let error = Node::start(lost).await.err().expect("another cluster's manager");
     assert!(matches!(&error, NodeError::Refused { failure, .. } if failure.code() == Code::WrongCluster), "{error}");
     strangers.stop().await;
 
-    let addr = cluster.manager.addr();
+    let addr: std::net::SocketAddr = cluster.manager_addr.parse().expect("an address");
     let port_taken = catena_node::NodeConfig { base_port: addr.port(), ..cluster.config(3, 1) };
     let error = Node::start(port_taken).await.err().expect("the port is in use").to_string();
     assert!(error.contains("address already in use") || error.contains("Address already in use"), "{error}");
@@ -231,4 +228,31 @@ async fn a_stranger_and_a_wrong_cluster_are_refused_at_the_shard() {
     assert_eq!(cluster.nodes[&1].status().await.shards.len(), 1);
     let offline = |c: &catena_types::Chain| c.in_state(PublicState::Offline).count();
     assert_eq!({ cluster }.routing().await.chains.iter().map(offline).sum::<usize>(), 0);
+}
+
+#[tokio::test]
+async fn a_second_process_with_a_living_nodes_id_is_refused() {
+    let mut cluster = Cluster::start(1, 1).await;
+    cluster.init(1).await;
+    cluster.wait_serving(1).await;
+    let mut twin = cluster.config(1, 1);
+    twin.dir = cluster.dir.path().join("twin");
+    let error = Node::start(twin).await.err().expect("node 1 lives");
+    assert!(matches!(&error, NodeError::Refused { failure, .. } if failure.code() == Code::DuplicateNode), "{error}");
+    assert_eq!(cluster.write(b"k", 0, b"undisturbed").await.ver, 1);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn the_manager_restarts_and_nothing_is_lost() {
+    let mut cluster = Cluster::start(2, 1).await;
+    cluster.init(2).await;
+    cluster.wait_serving(2).await;
+    cluster.write(b"k", 0, b"before").await;
+    cluster.restart_manager();
+    cluster.write(b"k", 0, b"behind").await;
+    cluster.wait_serving(2).await;
+    let reads = cluster.read_everywhere(b"k", 0, 10).await;
+    assert!(reads.iter().all(|(r, p)| r.ver == 2 && p == b"behind"));
+    cluster.stop().await;
 }

@@ -21,7 +21,8 @@ pub(crate) const CHUNK: u32 = 64 << 10;
 
 pub(crate) struct Cluster {
     pub(crate) dir: TempDir,
-    pub(crate) manager: ManagerHandle,
+    manager: Option<ManagerHandle>,
+    pub(crate) manager_addr: String,
     pub(crate) nodes: HashMap<u32, NodeHandle>,
     rpcs: HashMap<String, Rpc>,
     seq: u64,
@@ -31,20 +32,28 @@ impl Cluster {
     /// `nodes` nodes with one target each on `shards` shards, and no chain yet.
     pub(crate) async fn start(nodes: u32, shards: u32) -> Cluster {
         let dir = tempfile::tempdir().expect("a directory");
-        let listen = "127.0.0.1:0".parse().expect("an address");
-        let manager = Manager::start(ManagerConfig::new(dir.path().join("manager"), listen)).expect("a manager");
-        let mut cluster = Cluster { dir, manager, nodes: HashMap::new(), rpcs: HashMap::new(), seq: 0 };
+        let manager = start_manager(&dir, "127.0.0.1:0");
+        let manager_addr = manager.addr().to_string();
+        let (nodes_by_id, rpcs) = (HashMap::new(), HashMap::new());
+        let mut cluster = Cluster { dir, manager: Some(manager), manager_addr, nodes: nodes_by_id, rpcs, seq: 0 };
         for node in 1..=nodes {
             cluster.start_node(cluster.config(node, shards)).await;
         }
         cluster
     }
 
+    /// Stops the manager and starts it again at the same place. Blocks for a moment; the nodes have threads of their own.
+    pub(crate) fn restart_manager(&mut self) {
+        self.manager.take().expect("running").shutdown().expect("it ran to the end");
+        self.manager = Some(start_manager(&self.dir, &self.manager_addr));
+        self.rpcs.clear();
+    }
+
     pub(crate) fn config(&self, node: u32, shards: u32) -> NodeConfig {
         let dir = self.dir.path().join(format!("node{node}"));
         let targets = shards;
         let capacity = 64 << 20;
-        let config = NodeConfig::new(node, dir, vec![self.manager.addr().to_string()]);
+        let config = NodeConfig::new(node, dir, vec![self.manager_addr.clone()]);
         NodeConfig { shards, targets, capacity, memory: 64 << 20, ..config }
     }
 
@@ -64,14 +73,14 @@ impl Cluster {
     }
 
     pub(crate) async fn init(&mut self, replicas: u32) {
-        let manager = self.rpc(&self.manager.addr().to_string()).await;
+        let manager = self.rpc(&self.manager_addr.clone()).await;
         let nodes = self.nodes.len() as u32;
         let (reply, _): (InitReply, _) = manager.call(Kind::Init, &InitRequest { replicas, nodes }, LONG).await.expect("a reply");
         assert_eq!(reply.failure, None);
     }
 
     pub(crate) async fn routing(&mut self) -> Routing {
-        let manager = self.rpc(&self.manager.addr().to_string()).await;
+        let manager = self.rpc(&self.manager_addr.clone()).await;
         let (reply, _): (RoutingReply, _) =
             manager.call(Kind::Routing, &RoutingRequest { have: 0, wait_ms: 0 }, LONG).await.expect("a reply");
         reply.routing.expect("newer than nothing")
@@ -183,6 +192,13 @@ impl Cluster {
         for (_, node) in self.nodes {
             node.shutdown().await;
         }
-        self.manager.shutdown().expect("it ran to the end");
+        if let Some(manager) = self.manager {
+            manager.shutdown().expect("it ran to the end");
+        }
     }
+}
+
+fn start_manager(dir: &TempDir, listen: &str) -> ManagerHandle {
+    let listen = listen.parse().expect("an address");
+    Manager::start(ManagerConfig::new(dir.path().join("manager"), listen)).expect("a manager")
 }

@@ -1,7 +1,6 @@
 //! Links between shards: fenced, guarded, and opened again; and what a shard does not take on.
 
-mod support;
-
+use crate::support::{CHUNK, Cluster, LONG};
 use catena_arena::Arena;
 use catena_net::{Frame, FrameReceiver, FrameSender, NetError, connect};
 use catena_node::{NodeConfig, NodeStatus};
@@ -11,7 +10,6 @@ use catena_wire::client::{ReadReply, ReadRequest};
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
 use catena_wire::peer::{Body, Forward, PeerMsg, Release};
-use support::{CHUNK, Cluster, LONG};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Says hello to `addr` as shard 0 of `node`.

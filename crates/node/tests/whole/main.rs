@@ -1,0 +1,5 @@
+//! Whole nodes with a real manager, in one process.
+
+mod cluster;
+mod links;
+mod support;
