@@ -3,6 +3,8 @@
 //! Replicas on one machine share a clock, so that their times are shown relative to the moment the head received the
 //! update. On several machines clocks differ, and every replica's times are relative to its own receipt.
 
+use std::time::Duration;
+
 use catena_client::Updated;
 use catena_types::store::ChecksumMethod;
 use catena_types::{Routing, StageInfo};
@@ -11,6 +13,7 @@ use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use crate::output::{self, dim, say};
+use crate::units::time_short;
 
 /// Columns of the drawn timeline.
 const WIDTH: usize = 32;
@@ -83,7 +86,7 @@ pub(crate) fn show(updated: &Updated, routing: &Routing, indent: &str) {
     for (n, row) in line.rows.iter().enumerate() {
         let hop = &row.hop;
         let mut cells = vec![Cell::new(line.role(n)), Cell::new(format!("t{} on node {}", hop.target, row.node))];
-        cells.extend(row.at.iter().map(|us| Cell::new(format!("{us} µs"))));
+        cells.extend(row.at.iter().map(|us| Cell::new(time_short(Duration::from_micros(*us)))));
         cells.extend([
             Cell::new(draw(&row.at, line.end)),
             Cell::new(hop.ver),

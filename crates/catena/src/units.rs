@@ -51,7 +51,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| expected())
 }
 
-/// A range of bytes: `first-last` (both included), `first-` or `-count` is not offered: sizes are known from `stat`.
+/// A range of bytes: `first-last`, both included, or `first-` for the rest.
 pub(crate) fn parse_range(text: &str) -> Result<Range<u64>, String> {
     let expected = || "expected FIRST-LAST in bytes, both included, such as 0-99, or FIRST- for the rest".to_owned();
     let (first, last) = text.split_once('-').ok_or_else(expected)?;
@@ -72,6 +72,11 @@ pub(crate) fn bytes_short(bytes: impl Into<u64>) -> String {
     }
     let digits = usize::from(unit > 0 && value < 99.95 && value.fract() > 0.04);
     format!("{value:.digits$} {}", units[unit])
+}
+
+/// `1 chunk`, `2 chunks`.
+pub(crate) fn counted(n: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(n), if n == 1 { "" } else { "s" })
 }
 
 /// Bytes per second for people, in MB (10^6) as disks and networks are sold.

@@ -190,7 +190,10 @@ fn parse_key(text: &str) -> std::result::Result<ChunkKey, String> {
             Some(c @ ('\\' | '\'' | '"')) => c as u8,
             Some('x') => {
                 let digits: String = chars.by_ref().take(2).collect();
-                u8::from_str_radix(&digits, 16).map_err(|_| format!("\\x{digits} is not a byte: write \\x00 to \\xff"))?
+                let byte = (digits.len() == 2).then(|| u8::from_str_radix(&digits, 16).ok()).flatten();
+                // `from_str_radix` would also take a sign.
+                let byte = byte.filter(|_| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+                byte.ok_or_else(|| format!("\\x{digits} is not a byte: write \\x00 to \\xff"))?
             }
             _ => return Err("a backslash starts \\xNN, \\n, \\r, \\t or \\\\".to_owned()),
         });
@@ -430,7 +433,7 @@ mod tests {
             let key = ChunkKey::new(bytes).unwrap();
             assert_eq!(parse_key(&key.to_string()), Ok(key));
         }
-        for bad in ["", "\\", "\\x1", "\\xzz", "\\q"] {
+        for bad in ["", "\\", "\\x1", "\\x+f", "\\xzz", "\\q"] {
             assert!(parse_key(bad).is_err(), "{bad:?}");
         }
         assert!(parse_key(&"k".repeat(256)).is_err());

@@ -1,12 +1,16 @@
 //! How a command reaches its cluster.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catena_client::{Client, ClientConfig, Objects};
+use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::fault::{Doing, Result};
+use crate::fault::{Doing, Fault, Result};
 use crate::units::parse_duration;
+
+/// Longest time until somebody must listen at a manager's address.
+const REACH: Duration = Duration::from_secs(2);
 
 /// The runtime of a command: one thread, as the work is to wait.
 pub(crate) fn runtime() -> Result<Runtime> {
@@ -27,9 +31,31 @@ pub(crate) struct Manager {
 impl Manager {
     /// A client of the cluster.
     pub(crate) async fn client(&self) -> Result<Client> {
+        self.reach().await?;
         let mut config = ClientConfig::new(self.manager.as_str());
         config.deadline = self.timeout;
         Ok(Client::connect(config).await?)
+    }
+
+    /// Whether anybody listens: a person who mistyped an address should not wait as long as for a slow cluster.
+    async fn reach(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let mut cause = "no address is given".to_owned();
+            for address in self.manager.split(',').map(str::trim).filter(|a| !a.is_empty()) {
+                match tokio::time::timeout(REACH, TcpStream::connect(address)).await {
+                    Ok(Ok(_)) => return Ok(()),
+                    Ok(Err(e)) => cause = e.to_string(),
+                    Err(_) => cause = format!("no answer within {REACH:?}"),
+                }
+            }
+            if start.elapsed() > REACH.min(self.timeout) {
+                let manager = &self.manager;
+                let next = "start one with `catena dev`, or name it with --manager or CATENA_MANAGER";
+                return Err(Fault::new(format!("cannot reach the manager at {manager}: {cause}; {next}")));
+            }
+            tokio::time::sleep(REACH / 20).await;
+        }
     }
 
     /// The objects of the cluster.

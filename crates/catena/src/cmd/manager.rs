@@ -31,10 +31,10 @@ pub(crate) struct Args {
     #[arg(long, default_value = "127.0.0.1:7400", value_name = "IP:PORT")]
     listen: SocketAddr,
     /// Time between two passes over what interrupted puts and removals left behind
-    #[arg(long, default_value = "10m", value_parser = parse_duration, value_name = "DURATION")]
+    #[arg(long, default_value = "5m", value_parser = parse_duration, value_name = "DURATION")]
     collect_every: Duration,
     /// What such a pass leaves alone: whatever changed within this time
-    #[arg(long, default_value = "1h", value_parser = parse_duration, value_name = "DURATION")]
+    #[arg(long, default_value = "10m", value_parser = parse_duration, value_name = "DURATION")]
     collect_grace: Duration,
     #[command(flatten)]
     service: Service,

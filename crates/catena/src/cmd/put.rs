@@ -11,7 +11,7 @@ use tokio::fs::File;
 use super::{Manager, runtime};
 use crate::fault::{Doing, Fault, Result};
 use crate::output;
-use crate::units::{bytes_short, parse_chunk_size, rate, time_short};
+use crate::units::{bytes_short, counted, parse_chunk_size, rate, time_short};
 
 /// Size of the pieces in which a file is read, in bytes.
 pub(crate) const FILE_BUFFER: usize = 1 << 20;
@@ -136,10 +136,10 @@ pub(crate) fn report(as_json: bool, done: &str, info: &ObjectInfo, start: Instan
         }));
     }
     output::note(format_args!(
-        "{done} {}: {} in {} chunks of {}, crc32c {:08x}, {} ({})",
+        "{done} {}: {} in {} of up to {}, crc32c {:08x}, {} ({})",
         info.name,
         bytes_short(info.size),
-        info.chunks,
+        counted(info.chunks, "chunk"),
         bytes_short(info.chunk_size),
         info.checksum,
         time_short(time),

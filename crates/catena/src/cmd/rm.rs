@@ -6,6 +6,7 @@ use super::get::PAGE;
 use super::{Manager, runtime};
 use crate::fault::{Fault, Result};
 use crate::output;
+use crate::units::counted;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  catena rm models/v1\n  catena rm -r run7/")]
@@ -27,12 +28,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 async fn remove(args: &Args) -> Result<()> {
+    if args.recursive && args.name.is_empty() {
+        return Err(Fault::usage("an empty prefix would remove every object: name a prefix"));
+    }
     let objects = args.manager.objects().await?;
     let mut removed = 0_u64;
     if args.recursive {
-        if args.name.is_empty() {
-            return Err(Fault::usage("an empty prefix would remove every object: name a prefix"));
-        }
         let mut after = None::<String>;
         loop {
             let page = objects.list(&args.name, after.as_deref(), PAGE).await?;
@@ -53,6 +54,6 @@ async fn remove(args: &Args) -> Result<()> {
     if args.json {
         return output::json(&json!({ "removed": removed }));
     }
-    output::note(format_args!("removed {removed} {}", if removed == 1 { "object" } else { "objects" }));
+    output::note(format_args!("removed {}", counted(removed, "object")));
     Ok(())
 }

@@ -71,10 +71,7 @@ impl Tour {
         self.heading(&format!("Start node {node} again"));
         let start = Instant::now();
         self.cluster.restart_node(node)?;
-        say!(
-            "  pid {}; it is brought up to date by the chains' tails, block of keys by block of keys",
-            self.cluster.node(node).pid()
-        );
+        say!("  pid {}; the tail of each chain sends it what it has missed", self.cluster.node(node).pid());
         self.cluster.wait_healthy(&self.client, PATIENCE).await?;
         self.check(&format!("every chain is full again after {}", time_short(start.elapsed())), true);
         let routing = self.client.routing();

@@ -20,7 +20,7 @@ use crate::units::{bytes_short, grouped, rate, time_short};
 const LARGE_CHUNK: u32 = 1 << 20;
 /// Sizes looked for, in bytes.
 const WANTED: u64 = 100_000_000;
-const SMALLEST: u64 = 60_000_000;
+const SMALLEST: u64 = 80_000_000;
 const LARGEST: u64 = 300_000_000;
 /// Directory entries looked at, at most.
 const ENTRIES: usize = 60_000;

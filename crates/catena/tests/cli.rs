@@ -1,0 +1,88 @@
+//! The command line as a process: help, wrong usage, a manager that is not there. What needs a cluster is tested elsewhere.
+#![allow(clippy::unwrap_used)]
+
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+fn catena(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_catena"));
+    command.env_remove("CATENA_MANAGER").env_remove("CATENA_LOG").env("TMPDIR", std::env::temp_dir());
+    command.args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// An address at which nobody listens.
+fn nobody() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// Fails with `code`, says nothing on stdout and `expected` on stderr.
+#[track_caller]
+fn refused(args: &[&str], code: i32, expected: &str) {
+    let output = catena(args);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {errors}");
+    assert!(errors.contains(expected), "{args:?} must say {expected:?}: {errors}");
+    assert_eq!(text(&output.stdout), "", "{args:?}");
+}
+
+#[test]
+fn every_command_has_help() {
+    let help = catena(&["--help"]);
+    assert!(help.status.success());
+    let listed = text(&help.stdout);
+    for command in
+        ["demo", "dev", "manager", "node", "admin", "status", "put", "get", "cat", "ls", "stat", "rm", "chunk", "bench"]
+    {
+        assert!(listed.contains(&format!("\n  {command} ")), "{command} is not in:\n{listed}");
+        let help = catena(&[command, "--help"]);
+        assert!(help.status.success() && text(&help.stdout).contains("Usage: catena"), "{command}");
+    }
+    assert!(text(&catena(&["--version"]).stdout).starts_with("catena "));
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_with_a_reason() {
+    refused(&["frobnicate"], 2, "unrecognized subcommand");
+    refused(&["put"], 2, "required");
+    refused(&["put", "-"], 2, "name the object");
+    refused(&["put", "/"], 2, "name the object");
+    refused(&["put", "/tmp", "x"], 2, "add -r");
+    refused(&["put", "x", "--chunk-size", "100"], 2, "multiple of 4096");
+    refused(&["get", "a", "--range", "9-3"], 2, "empty");
+    refused(&["chunk", "write", "k"], 2, "--data");
+    refused(&["chunk", "write", "", "--data", "x"], 2, "1 to 255 bytes");
+    refused(&["chunk", "write", "k", "--data", "x", "--if-absent", "--if-exists"], 2, "cannot be used with");
+    refused(&["chunk", "write", "k", "--data", "x", "--offset", "1TiB"], 2, "largest chunk");
+    refused(&["dev", "--nodes", "2", "--replicas", "3"], 2, "3 replicas need 3 nodes");
+    refused(&["bench", "--size", "1GiB"], 2, "1 to");
+    refused(&["bench", "--size", "64KiB", "--chunk-size", "4KiB"], 2, "smaller than");
+    refused(&["node", "--id", "0", "--dir", "x"], 2, "0");
+    refused(&["rm", "-r", ""], 2, "empty prefix");
+}
+
+#[test]
+fn a_manager_that_is_not_there_is_named_in_one_line() {
+    let nobody = nobody();
+    refused(&["status", "--manager", &nobody], 2, &nobody);
+    let output = catena(&["ls", "--manager", &nobody]);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.starts_with("catena: cannot reach the manager") && errors.contains("--manager"), "{errors}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let path = file.to_str().unwrap();
+    refused(&["dev", "--dir", path], 1, path);
+    refused(&["manager", "--dir", path, "--listen", "127.0.0.1:0", "--log", "off"], 1, "cannot start the manager");
+    refused(&["node", "--id", "1", "--dir", path, "--manager", &nobody(), "--log", "off"], 1, path);
+    refused(&["put", "/nonexistent/file", "--manager", &nobody()], 1, "cannot");
+}
