@@ -31,6 +31,19 @@ fn a_power_cut_leaves_the_whole_set() {
     assert_eq!((world.chain(1), world.chain_ver(1)), ("1L 2L 3L".to_owned(), 2));
 }
 
+/// The lights go out slowly: each was still heard of after the one before it was given up.
+#[test]
+fn a_slow_power_cut_leaves_the_whole_set() {
+    let mut world = World::running(3, 1, 3);
+    world.kill(1);
+    world.run(1_200);
+    world.kill(2);
+    world.run(900);
+    world.kill(3);
+    world.run_until("nobody serves", |w| w.chain_ver(1) > 1);
+    assert_eq!((world.chain(1), world.chain_ver(1)), ("1L 2L 3L".to_owned(), 2));
+}
+
 #[test]
 fn revived_in_every_order() {
     for order in ORDERS {

@@ -1,8 +1,9 @@
 //! A node says what has become of its targets: no waiting for the lease.
 
 use catena_types::LocalState;
+use catena_wire::manager::InitRequest;
 
-use crate::world::World;
+use crate::world::{MS, World};
 
 #[test]
 fn a_stopping_node_is_let_go() {
@@ -36,11 +37,46 @@ fn a_failed_disk_leaves_and_stays_away() {
     world.node(2).targets[0].state = LocalState::Failed;
     let failed = world.nodes[&2].targets[0].id;
     let state = |w: &World| w.manager.state().chains.values().find_map(|c| c.state_of(failed));
-    world.run_until("removed", |w| state(w) == Some(catena_types::PublicState::Offline));
+    let took = world.run_until("removed", |w| state(w) == Some(catena_types::PublicState::Offline));
+    assert!(took <= 600, "{took} ms: it said so");
     world.run(20_000);
     assert_eq!(state(&world), Some(catena_types::PublicState::Offline), "its node lives, it does not");
     world.reopen(2);
     world.run_until("synced", World::all_serve);
+}
+
+/// Stopped under a chain version that is not the present one: no lease follows that report, so its end decides.
+#[test]
+fn stopped_long_ago() {
+    let mut world = World::running(3, 1, 3);
+    world.node(1).connected = false;
+    for _ in 0..5 {
+        let mut request = world.node(1).heartbeat_request();
+        (request.targets[0].state, request.targets[0].chain_ver) = (LocalState::Stopped as i32, 0);
+        world.manager.heartbeat(world.now, &request);
+        assert_eq!(world.chain(1), "1S 2S 3S");
+        world.run(300);
+    }
+    let mut request = world.node(1).heartbeat_request();
+    (request.targets[0].state, request.targets[0].chain_ver) = (LocalState::Stopped as i32, 0);
+    world.manager.heartbeat(world.now, &request);
+    assert!(world.run_until("removed", |w| w.chain(1) == "2S 3S 1O") <= 600);
+}
+
+/// The chains were made before the first heartbeats: the opening is learned from them, and kept.
+#[test]
+fn opened_anew_soon_after_the_chains_were_made() {
+    let mut world = World::new(3, 1);
+    (1..=3).for_each(|id| world.start(id));
+    let made = world.manager.init(world.now, &InitRequest { replicas: 3, nodes: 3 }).reply;
+    assert_eq!(made.failure, None);
+    assert!((1..=3).all(|id| world.heartbeat(id).lease_ms > 0));
+    world.now += MS;
+    world.reopen(2);
+    assert_eq!(world.heartbeat(2).lease_ms, 0);
+    world.run_until("removed", |w| w.chain_ver(1) > 1);
+    world.run_until("synced", World::all_serve);
+    assert_eq!(world.chain(1), "1S 3S 2S");
 }
 
 /// The report of the failure was lost; the open count tells that the memory is gone.
