@@ -17,7 +17,7 @@ use crate::cmd::{ShapeArgs, runtime, temporary_dir};
 use crate::cpu;
 use crate::fault::{Doing, Fault, Result};
 use crate::output::note;
-use crate::processes::Cluster;
+use crate::processes::{Cluster, Port};
 use crate::units::{bytes_short, parse_bytes, parse_chunk_size, parse_duration};
 
 use load::{Load, Outcome};
@@ -108,7 +108,7 @@ async fn on_a_cluster(args: &Args, loads: &[Load], dir: &Path) -> Result<()> {
     }
     let shape = args.shape.shape()?;
     note(format_args!("starting {} nodes and a manager in {} ...", shape.nodes, dir.display()));
-    let cluster = Cluster::start(&dir.join("cluster"), shape, None, "warn").await?;
+    let cluster = Cluster::start(&dir.join("cluster"), shape, Port::Any, "warn").await?;
     let replicas = replicas(&cluster.client().await?);
     let subject = Subject { manager: cluster.manager_addr(), pids: cluster.node_pids(), replicas };
     let measured = measure_all(args, loads, dir, &subject).await;

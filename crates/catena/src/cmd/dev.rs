@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::runtime;
 use crate::fault::{Doing, Result};
 use crate::output::{self, bold, dim, say};
-use crate::processes::{Cluster, Shape};
+use crate::processes::{Cluster, Port, Shape};
 use crate::units::{bytes_short, parse_bytes};
 
 #[derive(Debug, clap::Args)]
@@ -75,7 +75,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate()).doing("wait for signals")?;
         output::note(format_args!("starting {} nodes and a manager in {} ...", shape.nodes, args.dir.display()));
         let started = tokio::select! {
-            cluster = Cluster::start(&args.dir, shape, args.port, &args.log) => cluster?,
+            cluster = Cluster::start(&args.dir, shape, args.port.map_or(Port::WellKnown, Port::Fixed), &args.log) => cluster?,
             _ = interrupt.recv() => return Ok(()),
             _ = terminate.recv() => return Ok(()),
         };

@@ -17,7 +17,7 @@ use crate::cmd::runtime;
 use crate::cmd::temporary_dir;
 use crate::fault::{Doing, FAILED, Fault, Result};
 use crate::output::{bad, bold, dim, good, note, say};
-use crate::processes::{Cluster, Shape};
+use crate::processes::{Cluster, Port, Shape};
 use crate::units::time_short;
 
 /// Size of the tour's chunks in bytes.
@@ -93,7 +93,7 @@ impl Tour {
     async fn begin(dir: PathBuf) -> Result<Tour> {
         let start = Instant::now();
         let shape = Shape { nodes: 3, targets: 4, replicas: 3, shards: 1, capacity: 1 << 30 };
-        let cluster = Cluster::start(&dir, shape, None, "info").await?;
+        let cluster = Cluster::start(&dir, shape, Port::Any, "info").await?;
         let client = cluster.client().await?;
         let mut tour = Tour { cluster, client, data: Vec::new(), start, step: 0, checks: 0, failed: Vec::new() };
         tour.heading("A cluster: one manager and three nodes, each a process");

@@ -15,7 +15,9 @@ use catena_client::{Client, ClientConfig};
 use catena_types::Routing;
 
 pub(crate) use child::Child;
-pub(crate) use plan::{Plan, Shape};
+pub(crate) use plan::{Port, Shape};
+
+use plan::Plan;
 
 use crate::fault::{Doing, Fault, Result};
 use crate::health::{Grade, Health};
@@ -40,7 +42,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts the cluster of `dir`, as it was made before or else in the given shape, and waits until it is healthy.
     /// `log` is the filter of the children's logs.
-    pub(crate) async fn start(dir: &Path, shape: Shape, port: Option<u16>, log: &str) -> Result<Cluster> {
+    pub(crate) async fn start(dir: &Path, shape: Shape, port: Port, log: &str) -> Result<Cluster> {
         std::fs::create_dir_all(dir).doing(format_args!("make the directory {}", dir.display()))?;
         let dir = dir.canonicalize().doing(format_args!("find the directory {}", dir.display()))?;
         let lock = lock(&dir)?;

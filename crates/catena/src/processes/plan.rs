@@ -9,8 +9,10 @@ use crate::fault::{Doing, Fault, Result};
 
 /// File in the directory that holds the plan.
 const FILE: &str = "cluster.json";
+/// Where commands look for a manager by themselves.
+const WELL_KNOWN: u16 = 7400;
 /// Where ports are looked for; below what the system gives to outgoing connections.
-const PORTS: std::ops::Range<u16> = 7400..32000;
+const PORTS: std::ops::Range<u16> = 8000..32000;
 /// Blocks of ports start at multiples of this.
 const PORT_STEP: u16 = 100;
 
@@ -29,6 +31,17 @@ pub(crate) struct Shape {
     pub(crate) capacity: u64,
 }
 
+/// Which ports a cluster takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    /// From this one on.
+    Fixed(u16),
+    /// Those it had before, else from the one on that commands try by themselves, if they are free.
+    WellKnown,
+    /// Those it had before, else any free ones.
+    Any,
+}
+
 /// A cluster on one machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
@@ -39,27 +52,15 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The plan of `dir`; a new one is written down if there is none. A `port` given moves the cluster there.
-    pub(crate) fn load_or_make(dir: &Path, shape: Shape, port: Option<u16>) -> Result<Plan> {
-        let path = dir.join(FILE);
-        let known: Option<Plan> = match std::fs::read(&path) {
-            Ok(text) => Some(serde_json::from_slice(&text).doing(format_args!("understand {}", path.display()))?),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(e).doing(format_args!("read {}", path.display())),
-        };
-        if let Some(known) = &known
-            && known.shape != shape
-        {
-            let Shape { nodes, targets, replicas, shards, .. } = known.shape;
-            return Err(Fault::usage(format!(
-                "{} holds a cluster of another shape (--nodes {nodes} --targets {targets} --replicas {replicas} --shards {shards} \
-                 --capacity {}): use these, or another --dir",
-                dir.display(),
-                known.shape.capacity
-            )));
-        }
+    /// The plan of `dir`; a new one is written down if there is none. A fixed port moves the cluster there.
+    pub(crate) fn load_or_make(dir: &Path, shape: Shape, port: Port) -> Result<Plan> {
+        let known = Plan::load(dir, &shape)?;
         let ports = shape.ports()?;
-        let port = match port.or(known.as_ref().map(|k| k.port)) {
+        let given = match port {
+            Port::Fixed(port) => Some(port),
+            Port::WellKnown | Port::Any => known.as_ref().map(|k| k.port),
+        };
+        let port = match given {
             Some(port) if free(port, ports) => port,
             Some(port) => {
                 let last = port.saturating_add(ports - 1);
@@ -67,14 +68,34 @@ impl Plan {
                     "a port of {port} to {last} is in use: stop what uses it, or give another --port"
                 )));
             }
-            None => find(ports).ok_or_else(|| Fault::new("no free ports found: give one with --port"))?,
+            None => find(ports, port).ok_or_else(|| Fault::new("no free ports found: give one with --port"))?,
         };
         let plan = Plan { shape, port };
         if known.as_ref() != Some(&plan) {
+            let path = dir.join(FILE);
             let text = serde_json::to_vec_pretty(&plan).doing("write the plan")?;
             std::fs::write(&path, text).doing(format_args!("write {}", path.display()))?;
         }
         Ok(plan)
+    }
+
+    /// What is written down in `dir`, if anything; another shape than the one wanted is refused.
+    fn load(dir: &Path, wanted: &Shape) -> Result<Option<Plan>> {
+        let path = dir.join(FILE);
+        let known: Plan = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).doing(format_args!("understand {}", path.display()))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).doing(format_args!("read {}", path.display())),
+        };
+        if known.shape == *wanted {
+            return Ok(Some(known));
+        }
+        let Shape { nodes, targets, replicas, shards, capacity } = known.shape;
+        Err(Fault::usage(format!(
+            "{} holds a cluster of another shape: use --nodes {nodes} --targets {targets} --replicas {replicas} --shards {shards} \
+             --capacity {capacity}, or another --dir",
+            dir.display()
+        )))
     }
 
     /// `host:port` of the manager.
@@ -123,13 +144,14 @@ fn free(first: u16, count: u16) -> bool {
     (first..end).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
 }
 
-/// The first free block: the well-known one if it is free, else from a place that differs from process to process, so that
-/// clusters that start at the same time do not meet.
-fn find(count: u16) -> Option<u16> {
+/// The first free block, from a place that differs from process to process, so that clusters that start at the same time
+/// do not meet.
+fn find(count: u16, port: Port) -> Option<u16> {
     let blocks = u32::from((PORTS.end - PORTS.start) / PORT_STEP);
     let start = std::process::id() % blocks;
-    let others = (0..blocks).map(|n| PORTS.start + ((start + n) % blocks) as u16 * PORT_STEP);
-    std::iter::once(PORTS.start).chain(others).find(|&port| free(port, count))
+    let spread = (0..blocks).map(|n| PORTS.start + ((start + n) % blocks) as u16 * PORT_STEP);
+    let well_known = (port == Port::WellKnown).then_some(WELL_KNOWN);
+    well_known.into_iter().chain(spread).find(|&port| free(port, count))
 }
 
 #[cfg(test)]
@@ -143,10 +165,13 @@ mod tests {
     #[test]
     fn a_restart_finds_the_same_plan_and_another_shape_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let made = Plan::load_or_make(dir.path(), shape(), None).unwrap();
-        assert_eq!(Plan::load_or_make(dir.path(), shape(), None).unwrap(), made);
-        let other = Plan::load_or_make(dir.path(), Shape { nodes: 5, ..shape() }, None);
+        assert_eq!(Plan::load(dir.path(), &shape()).unwrap(), None);
+        let made = Plan::load_or_make(dir.path(), shape(), Port::Any).unwrap();
+        assert_eq!(Plan::load(dir.path(), &shape()).unwrap(), Some(made));
+        let other = Plan::load(dir.path(), &Shape { nodes: 5, ..shape() });
         assert!(other.unwrap_err().to_string().contains("--nodes 3"));
+        std::fs::write(dir.path().join(FILE), "garbage").unwrap();
+        assert!(Plan::load(dir.path(), &shape()).unwrap_err().to_string().contains(FILE));
     }
 
     #[test]
