@@ -28,7 +28,8 @@ pub struct NodeHandle {
     addrs: Vec<String>,
     shards: Vec<ShardHandle>,
     stop: watch::Sender<bool>,
-    control: JoinHandle<Result<(), NodeError>>,
+    /// `None` once it has ended and its end has been told.
+    control: Option<JoinHandle<Result<(), NodeError>>>,
     routing: JoinHandle<()>,
     _home: Home,
 }
@@ -67,7 +68,7 @@ impl Node {
             stop: stopped,
         };
         let poller = Managers::new(config.managers.clone(), hello(&identity));
-        let control = tokio::spawn(heartbeats.run());
+        let control = Some(tokio::spawn(heartbeats.run()));
         let routing = tokio::spawn(follow_routing(poller, publisher));
         Ok(NodeHandle { identity, addrs, shards, stop, control, routing, _home: home })
     }
@@ -90,12 +91,15 @@ impl NodeHandle {
     }
 
     /// Waits until the node cannot go on: the manager refuses it. It serves nothing then; what is left is to shut it
-    /// down.
+    /// down. Told once.
     pub async fn failed(&mut self) -> NodeError {
-        match (&mut self.control).await {
+        let Some(control) = &mut self.control else { return std::future::pending().await };
+        let ended = control.await;
+        self.control = None;
+        match ended {
             Ok(Err(e)) => e,
-            // The control task ends without an error only when it was told to stop.
-            Ok(Ok(())) | Err(_) => NodeError::Config("the node's control task has ended".to_owned()),
+            // Without an error it ends only when it was told to stop.
+            Ok(Ok(())) | Err(_) => NodeError::Config("the node's control task has ended; the log says why".to_owned()),
         }
     }
 
@@ -118,9 +122,9 @@ impl NodeHandle {
     /// and closes its targets.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
-        if !self.control.is_finished() {
+        if let Some(control) = self.control.take() {
             // It ends within its patience; how it ended matters no more.
-            let _ = (&mut self.control).await;
+            let _ = control.await;
         }
         for shard in std::mem::take(&mut self.shards) {
             shard.close().await;
@@ -130,7 +134,7 @@ impl NodeHandle {
 
 impl Drop for NodeHandle {
     fn drop(&mut self) {
-        self.control.abort();
+        self.control.iter().for_each(JoinHandle::abort);
         self.routing.abort();
     }
 }

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use catena_arena::Arena;
 use catena_chain::{Event, Payload, answers};
 use catena_net::{Frame, FrameSender, connect};
-use catena_types::limits::valid_chunk_size;
-use catena_types::{ChunkKey, Code, Failure, Incarnation, NodeId, ShardId, TargetId};
+use catena_types::limits::{MAX_KEY, valid_chunk_size};
+use catena_types::{Code, Failure, Incarnation, NodeId, ShardId, TargetId};
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
 use catena_wire::peer::{Body, PeerMsg};
@@ -285,14 +285,14 @@ fn check_message(msg: &PeerMsg, frame: &Frame) -> Result<(), String> {
     if !frame.payload_ok {
         return Err("a payload was damaged on the way".to_owned());
     }
-    let keys: Vec<&[u8]> = match &msg.body {
+    match &msg.body {
         Some(Body::Forward(m)) => {
             check_chunk_size(m.chunk_size)?;
             m.op.check(m.chunk_size)?;
             if (frame.payload.len(), frame.payload_crc) != (m.op.payload_len() as usize, m.payload_crc) {
                 return Err("a forward and its payload differ".to_owned());
             }
-            vec![&m.key]
+            check_key(&m.key)
         }
         Some(Body::SyncPut(m)) => {
             check_chunk_size(m.chunk_size)?;
@@ -300,21 +300,21 @@ fn check_message(msg: &PeerMsg, frame: &Frame) -> Result<(), String> {
             if m.committed.len > m.chunk_size || (frame.payload.len(), frame.payload_crc) != wanted {
                 return Err("a chunk sent by resync and its payload differ".to_owned());
             }
-            vec![&m.key]
+            check_key(&m.key)
         }
-        Some(Body::Release(m)) => vec![&m.key],
-        Some(Body::Reply(m)) => vec![&m.key],
-        Some(Body::Reject(m)) => vec![&m.key],
-        Some(Body::Query(m)) => vec![&m.key],
-        Some(Body::SyncDrop(m)) => vec![&m.key],
-        Some(Body::Synced(m)) => vec![&m.key],
-        Some(Body::Page(m)) => m.entries.iter().map(|e| e.key.as_slice()).collect(),
-        _ => Vec::new(),
-    };
-    match keys.iter().find(|key| ChunkKey::new(key).is_none()) {
-        Some(key) => Err(format!("a key of {} bytes", key.len())),
-        None => Ok(()),
+        Some(Body::Release(m)) => check_key(&m.key),
+        Some(Body::Reply(m)) => check_key(&m.key),
+        Some(Body::Reject(m)) => check_key(&m.key),
+        Some(Body::Query(m)) => check_key(&m.key),
+        Some(Body::SyncDrop(m)) => check_key(&m.key),
+        Some(Body::Synced(m)) => check_key(&m.key),
+        Some(Body::Page(m)) => m.entries.iter().try_for_each(|e| check_key(&e.key)),
+        _ => Ok(()),
     }
+}
+
+fn check_key(key: &[u8]) -> Result<(), String> {
+    if (1..=MAX_KEY).contains(&key.len()) { Ok(()) } else { Err(format!("a key of {} bytes", key.len())) }
 }
 
 fn check_chunk_size(size: u32) -> Result<(), String> {

@@ -298,9 +298,10 @@ impl Targets {
     /// Closes every store, so that the next open has nothing to replay. Blocks.
     pub(super) fn close(&mut self) {
         for target in &mut self.list {
-            if let Some(mut opened) = target.opened.take()
-                && let Err(e) = opened.store.close(&mut Vec::new())
-            {
+            let failed = target.replica.report().state == LocalState::Failed;
+            let Some(mut opened) = target.opened.take() else { continue };
+            // A failed disk may never end what it was given.
+            if !failed && let Err(e) = opened.store.close(&mut Vec::new()) {
                 tracing::warn!(target = target.id, "not closed cleanly, the next open replays the journal: {e}");
             }
         }
