@@ -188,6 +188,9 @@ impl ModelStore {
         if !self.ready.is_empty() {
             return Some(now);
         }
+        if self.failed {
+            return None;
+        }
         self.flush.iter().map(|f| f.ends).chain(self.reads.iter().map(|r| r.0)).min()
     }
 
@@ -302,7 +305,7 @@ impl ChunkStore for ModelStore {
             return Err(code);
         }
         let chunk = self.memory.chunks.get(&r.key).cloned().unwrap_or_default();
-        let base = chunk.committed.as_ref().map_or(self.memory.floor, |(c, _)| c.ver);
+        let base = chunk.committed.as_ref().map_or(0, |(c, _)| c.ver);
         if chunk.staged.is_some() || r.ver <= base || r.payload.len() != r.op.payload_len() as usize {
             self.complain(format!("stage of {} version {} over {:?}", r.key, r.ver, meta(&chunk)));
             return Err(Code::InvalidArgument);

@@ -159,6 +159,10 @@ impl World {
             open.store.set_full(None);
             open.store.set_corrupt(0);
         }
+        if self.faults_stopped {
+            // An error may have been armed and not have struck yet.
+            self.at(self.now + 2000 * MS, Ev::Room { node, slot });
+        }
         if self.failed_slot(node) {
             self.note(|| format!("operator restarts node {}, whose disk failed", node + 1));
             self.crash(node, Store::kill);

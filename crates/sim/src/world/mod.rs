@@ -26,6 +26,8 @@ pub use cover::Coverage;
 pub use plan::Plan;
 
 const MS: Time = 1_000_000;
+/// More events than any run needs that does not go in circles.
+const MAX_EVENTS: u64 = 1_500_000;
 
 /// What happens.
 enum Ev {
@@ -293,6 +295,9 @@ impl World {
             let Some(ev) = self.queue.remove(&(at, number)) else { return };
             self.now = self.now.max(at);
             self.events += 1;
+            if self.events > MAX_EVENTS {
+                return self.fail(format!("liveness: {MAX_EVENTS} events and no end: something goes in circles"));
+            }
             self.mix(at);
             self.mix(number);
             self.handle(ev);
@@ -308,7 +313,7 @@ impl World {
             Ev::Tick { node, slot, opening } => self.on_tick(node, slot, opening),
             Ev::Pump { conn, lane } => self.on_pump(conn, lane),
             Ev::Connect { from, to, process } => self.on_connect(from, to, process),
-            Ev::Connected { conn } => self.on_connected(conn),
+            Ev::Connected { conn, from, to, process } => self.on_connected(conn, from, to, process),
             Ev::Notice { conn, opener } => self.on_notice(conn, opener),
             Ev::Beat { node, process } => self.on_beat(node, process),
             Ev::Register { node, request } => self.on_register(node, &request),

@@ -75,10 +75,6 @@ impl Node {
         self.process.as_ref().map(|p| p.number)
     }
 
-    pub(super) fn stopping(&self) -> bool {
-        self.process.as_ref().is_some_and(|p| p.stopping)
-    }
-
     fn is(&self, process: u64) -> bool {
         self.process() == Some(process)
     }
@@ -400,20 +396,20 @@ impl World {
         match there.filter(|_| !self.blocked(from.0, to.0) && !self.blocked(to.0, from.0)) {
             Some(other) => {
                 let conn = self.net.open(from, to, (process, other));
-                self.after(self.plan.net, Ev::Connected { conn });
+                self.after(self.plan.net, Ev::Connected { conn, from, to, process });
             }
             None => self.after(20 * MS, Ev::Connect { from, to, process }),
         }
     }
 
-    pub(super) fn on_connected(&mut self, id: u64) {
-        let Some(conn) = self.net.conns.get(&id) else { return };
-        let (from, to, (process, _), broken) = (conn.opener, conn.acceptor, conn.processes, conn.broken);
+    pub(super) fn on_connected(&mut self, id: u64, from: Place, to: Place, process: u64) {
         if !self.nodes[from.0].is(process) {
             return;
         }
         let Some(link @ Link::Connecting(_)) = self.net.links.get_mut(&(from, to)) else { return };
-        if broken || self.net.accepted.get(&(to, from)) != Some(&id) {
+        // The other side may have gone, or have accepted a later one, while the answer was on its way.
+        let good = self.net.conns.get(&id).is_some_and(|c| !c.broken);
+        if !good || self.net.accepted.get(&(to, from)) != Some(&id) {
             return self.connect(from, to);
         }
         let Link::Connecting(waiting) = std::mem::replace(link, Link::Up(id)) else { return };

@@ -64,7 +64,7 @@ impl Plan {
         let clients = rng.between(2, 4) as usize;
         let lanes = rng.between(1, 3) as usize;
         let think = rng.between(2, 40) * MS;
-        let duration = (ops * think / (clients * lanes) as u64).clamp(1000 * MS, 30_000 * MS);
+        let duration = (2 * ops * think / (clients * lanes) as u64).clamp(1000 * MS, 30_000 * MS);
         let net = *rng.pick(&[50_000, 200_000, MS, 5 * MS]);
         let weights = super::faults::KINDS.iter().map(|_| if rng.chance(1, 3) { 0 } else { rng.between(1, 6) }).collect();
         Plan {
