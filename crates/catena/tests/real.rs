@@ -1,0 +1,207 @@
+//! The cluster as real processes: many clients at once, kill -9, restarts, bad input.
+//!
+//! Short by default; `CATENA_TEST_SECONDS=60` lets the loads run longer.
+
+#[path = "real/cluster.rs"]
+mod cluster;
+#[path = "real/workload.rs"]
+mod workload;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use catena_client::{Client, ClientConfig, ReadOptions, UpdateOptions};
+use cluster::{Cluster, PATIENCE, free_port, run_with, text};
+use workload::{Plan, Random, Workload};
+
+fn load_time() -> Duration {
+    let seconds = std::env::var("CATENA_TEST_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(6);
+    Duration::from_secs(seconds)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+#[test]
+fn sixteen_clients_on_the_same_chunks_are_linearizable() {
+    let cluster = Cluster::start(3, 2, 3);
+    runtime().block_on(async {
+        let plan = Plan { clients: 16, chunks: 4, chunk_size: 64 << 10, deadline: Duration::from_secs(30) };
+        let load = Workload::start(&cluster.manager, plan).await;
+        tokio::time::sleep(load_time()).await;
+        let (history, errors) = load.finish().await;
+        assert!(errors.is_empty(), "{errors:?}");
+        let stats = history.check().unwrap_or_else(|v| panic!("{v}"));
+        assert!(stats.updates > 100 && stats.reads > 100, "{stats:?}");
+        println!("{stats:?}");
+    });
+    for chunk in 0..4 {
+        cluster.ok(&["chunk", "stat", &format!("shared/{chunk}"), "--all"]);
+    }
+}
+
+#[test]
+fn kill_nine_of_any_process_loses_nothing_acknowledged() {
+    let mut cluster = Cluster::start(3, 2, 3);
+    runtime().block_on(async {
+        let plan = Plan { clients: 8, chunks: 6, chunk_size: 64 << 10, deadline: PATIENCE };
+        let load = Workload::start(&cluster.manager, plan).await;
+        for round in 0..4 {
+            progress(&load, &cluster).await;
+            if round < 3 {
+                cluster.kill_node(round);
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                cluster.start_node(round);
+            } else {
+                cluster.kill_manager();
+                cluster.start_manager();
+            }
+            progress(&load, &cluster).await;
+            cluster.wait_healthy();
+        }
+        // The power cut: everything at once.
+        (0..3).for_each(|n| cluster.kill_node(n));
+        cluster.kill_manager();
+        cluster.start_manager();
+        (0..3).rev().for_each(|n| cluster.start_node(n));
+        progress(&load, &cluster).await;
+        cluster.wait_healthy();
+        progress(&load, &cluster).await;
+        let (history, errors) = load.finish().await;
+        let stats = history.check().unwrap_or_else(|v| panic!("{v}"));
+        println!("{stats:?}, {} operations without a definite answer", errors.len());
+    });
+    for chunk in 0..6 {
+        // A chunk may have been removed last: then there is nothing to compare.
+        let output = cluster.run(&["chunk", "stat", &format!("shared/{chunk}"), "--all"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() || said.contains("no chunk") || said.contains("NotFound"), "{said}");
+    }
+}
+
+/// Waits until the load has gone on for a while.
+async fn progress(load: &Workload, cluster: &Cluster) {
+    let before = load.done();
+    let start = std::time::Instant::now();
+    while load.done() < before + 200 {
+        assert!(start.elapsed() < PATIENCE, "the load stands still\n{}", cluster.logs());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn objects_come_back_as_they_went_in_over_a_restart() {
+    let mut cluster = Cluster::start(3, 2, 3);
+    let files = cluster.dir().join("files");
+    std::fs::create_dir_all(files.join("deep/er")).expect("a directory");
+    let mut random = Random(42);
+    let contents = [("a.bin", 5_000_000usize), ("deep/empty", 0), ("deep/er/small", 17), ("deep/er/even", 1 << 20)];
+    for (name, len) in contents {
+        std::fs::write(files.join(name), random.bytes(len)).expect("a file");
+    }
+    cluster.ok(&["put", "-r", &text(&files), "tree/"]);
+    (0..3).for_each(|n| cluster.kill_node(n));
+    (0..3).for_each(|n| cluster.start_node(n));
+    cluster.wait_healthy();
+    let back = cluster.dir().join("back");
+    cluster.ok(&["get", "-r", "tree/", &text(&back)]);
+    for (name, _) in contents {
+        let (was, is) = (std::fs::read(files.join(name)), std::fs::read(back.join(name)));
+        assert!(was.expect("written") == is.unwrap_or_else(|e| panic!("{name}: {e}")), "{name} differs");
+    }
+    let listing = cluster.ok(&["ls", "tree/deep"]);
+    assert!(listing.contains("tree/deep/empty") && !listing.contains("a.bin"), "{listing}");
+    cluster.ok(&["rm", "-r", "tree/"]);
+    assert!(cluster.ok(&["ls"]).trim().is_empty());
+    // Nothing is left behind: no data chunk of a removed object.
+    runtime().block_on(async {
+        let client = Client::connect(ClientConfig::new(&cluster.manager)).await.expect("the manager answers");
+        let page = client.list("d/", "", 10).await.expect("a listing");
+        assert!(page.entries.is_empty(), "{:?}", page.entries);
+    });
+}
+
+#[test]
+fn bad_input_gets_a_clear_error_and_the_process_lives() {
+    let mut cluster = Cluster::start(3, 1, 3);
+    let says = |output: String, words: &[&str]| {
+        assert!(words.iter().all(|w| output.to_lowercase().contains(&w.to_lowercase())), "{output:?} should say {words:?}");
+    };
+    says(cluster.fails(&["chunk", "write", &"k".repeat(256), "--data", "x"]), &["255"]);
+    says(cluster.fails(&["chunk", "write", "", "--data", "x"]), &["key"]);
+    says(cluster.fails(&["chunk", "write", "k", "--offset", "4096", "--data", "x", "--chunk-size", "4KiB"]), &["chunk size"]);
+    says(cluster.fails(&["chunk", "write", "k", "--data", "x", "--chunk-size", "5000"]), &["multiple"]);
+    says(cluster.fails(&["chunk", "read", "nothing-here"]), &["nothing-here"]);
+    says(cluster.fails(&["get", "no-such-object", "-"]), &["no-such-object"]);
+    let nobody = format!("127.0.0.1:{}", free_port());
+    let lost = run_with(&[("CATENA_MANAGER", &nobody)], &["ls"]);
+    says(String::from_utf8_lossy(&lost.stderr).into_owned(), &[&nobody]);
+    garbage_on_every_port(&cluster);
+    // A second process with the identity of a living node, on another directory.
+    let other = cluster.dir().join("impostor");
+    let args = cluster.node_args(0, 1, &other);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    says(cluster.fails(&args), &["node 1"]);
+    // A second process on the directory of a living node, and a directory that belongs to another node.
+    let own = cluster.node_args(0, 1, &cluster.node_dir(0));
+    says(cluster.fails(&own.iter().map(String::as_str).collect::<Vec<_>>()), &["node1"]);
+    cluster.kill_node(1);
+    let foreign = cluster.node_args(1, 7, &cluster.node_dir(1));
+    says(cluster.fails(&foreign.iter().map(String::as_str).collect::<Vec<_>>()), &["node 2"]);
+    cluster.start_node(1);
+    // A node of this cluster cannot join another one.
+    let stranger = Cluster::start(1, 1, 1);
+    cluster.kill_node(2);
+    let mut moved = cluster.node_args(2, 3, &cluster.node_dir(2));
+    let at = moved.iter().position(|a| *a == cluster.manager).expect("the manager's address");
+    moved[at] = stranger.manager.clone();
+    says(stranger.fails(&moved.iter().map(String::as_str).collect::<Vec<_>>()), &["cluster"]);
+    cluster.start_node(2);
+    cluster.wait_healthy();
+    assert!((0..3).all(|n| cluster.node_lives(n)));
+    cluster.ok(&["chunk", "write", "k", "--data", "still alive", "--chunk-size", "4KiB"]);
+    assert!(cluster.ok(&["chunk", "read", "k"]).contains("still alive"));
+}
+
+fn garbage_on_every_port(cluster: &Cluster) {
+    let status = cluster.ok(&["status", "--json"]);
+    let addresses: Vec<&str> = status.split('"').filter(|word| word.starts_with("127.0.0.1:")).collect();
+    assert!(addresses.len() >= 3, "{status}");
+    for address in addresses.into_iter().chain([cluster.manager.as_str()]) {
+        for bytes in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0xff; 10_000], Random(1).bytes(1000)] {
+            let mut stream = TcpStream::connect(address).expect("the port is open");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+            let _ = stream.write_all(&bytes);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_goes_on_reading() {
+    let cluster = Cluster::with_capacity(3, 1, 3, "64MiB");
+    runtime().block_on(async {
+        let client = Client::connect(ClientConfig::new(&cluster.manager)).await.expect("the manager answers");
+        let options = UpdateOptions::default();
+        let data = bytes::Bytes::from(Random(3).bytes(1 << 20));
+        let mut refused = None;
+        for n in 0..80 {
+            if let Err(e) = client.write(format!("full/{n}"), 0, data.clone(), &options).await {
+                refused = Some(e);
+                break;
+            }
+        }
+        let refused = refused.expect("64 MiB are full after 80");
+        assert_eq!(refused.kind(), catena_client::ErrorKind::NoSpace, "{refused}");
+        let read = client.read("full/0", 0, 1 << 20, &ReadOptions::default()).await.expect("reads go on");
+        assert!(read.data == data);
+        // Removing makes room again.
+        for n in 0..4 {
+            client.remove(format!("full/{n}"), &options).await.expect("a remove needs no room");
+        }
+        client.write("again", 0, data, &options).await.expect("room again");
+    });
+}

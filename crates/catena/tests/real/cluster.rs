@@ -1,0 +1,168 @@
+//! A cluster of real processes of the `catena` binary, on loopback, in a directory of its own.
+//!
+//! Every process is killed when the cluster is dropped; each can be killed with SIGKILL and started again on its data.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test gives up on it. Generous: the machine may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// See the file's documentation.
+pub(crate) struct Cluster {
+    dir: tempfile::TempDir,
+    pub(crate) manager: String,
+    manager_process: Option<Child>,
+    nodes: Vec<Option<Child>>,
+    targets: u32,
+    capacity: &'static str,
+}
+
+impl Cluster {
+    /// Starts a manager and `nodes` nodes with `targets` targets each, and makes the chain table.
+    pub(crate) fn start(nodes: usize, targets: u32, replicas: u32) -> Cluster {
+        Cluster::with_capacity(nodes, targets, replicas, "4GiB")
+    }
+
+    /// The same with targets of `capacity`.
+    pub(crate) fn with_capacity(nodes: usize, targets: u32, replicas: u32, capacity: &'static str) -> Cluster {
+        let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let manager = format!("127.0.0.1:{}", free_port());
+        let mut cluster = Cluster { dir, manager, manager_process: None, nodes: Vec::new(), targets, capacity };
+        cluster.start_manager();
+        cluster.nodes.resize_with(nodes, || None);
+        for node in 0..nodes {
+            cluster.start_node(node);
+        }
+        cluster.eventually("the chain table is made", |c| {
+            c.run(&["admin", "init", "--replicas", &replicas.to_string()]).status.success()
+        });
+        cluster.wait_healthy();
+        cluster
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn start_manager(&mut self) {
+        let dir = self.dir.path().join("manager");
+        self.manager_process = Some(self.spawn("manager", &["manager", "--dir", &text(&dir), "--listen", &self.manager.clone()]));
+    }
+
+    pub(crate) fn start_node(&mut self, node: usize) {
+        let args = self.node_args(node, node + 1, &self.node_dir(node));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        self.nodes[node] = Some(self.spawn(&format!("node{}", node + 1), &args));
+    }
+
+    pub(crate) fn node_dir(&self, node: usize) -> PathBuf {
+        self.dir.path().join(format!("node{}", node + 1))
+    }
+
+    /// Arguments that start node number `id` on `dir`.
+    pub(crate) fn node_args(&self, _node: usize, id: usize, dir: &Path) -> Vec<String> {
+        let targets = self.targets.to_string();
+        let args = ["node", "--id", &id.to_string(), "--dir", &text(dir), "--manager", &self.manager];
+        let sizes = ["--targets", &targets, "--shards", "1", "--capacity", self.capacity, "--journal", "4MiB"];
+        args.iter().chain(&sizes).map(|s| s.to_string()).collect()
+    }
+
+    fn spawn(&self, name: &str, args: &[&str]) -> Child {
+        let log =
+            File::options().create(true).append(true).open(self.dir.path().join(format!("{name}.log"))).expect("a log file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_catena"));
+        command.args(args).stdin(Stdio::null()).stdout(log.try_clone().expect("a log file")).stderr(log);
+        command.spawn().expect("the binary starts")
+    }
+
+    /// SIGKILL, and wait until the process is gone.
+    pub(crate) fn kill_node(&mut self, node: usize) {
+        kill(self.nodes[node].take());
+    }
+
+    pub(crate) fn kill_manager(&mut self) {
+        kill(self.manager_process.take());
+    }
+
+    pub(crate) fn node_lives(&mut self, node: usize) -> bool {
+        self.nodes[node].as_mut().is_some_and(|c| matches!(c.try_wait(), Ok(None)))
+    }
+
+    /// Runs a command of the binary against this cluster.
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        run_with(&[("CATENA_MANAGER", &self.manager)], args)
+    }
+
+    /// The same; the command must succeed. Returns what it printed.
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?} failed: {}\n{}", String::from_utf8_lossy(&output.stderr), self.logs());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The same; the command must fail. Returns what it said.
+    pub(crate) fn fails(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(!output.status.success(), "{args:?} should fail: {}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Waits until every chain has all its replicas serving.
+    pub(crate) fn wait_healthy(&self) {
+        self.eventually("every chain is fully SERVING", |c| c.run(&["status"]).status.code() == Some(0));
+    }
+
+    pub(crate) fn eventually(&self, what: &str, mut holds: impl FnMut(&Cluster) -> bool) {
+        let start = Instant::now();
+        while !holds(self) {
+            assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The end of every process's log, for a failing test.
+    pub(crate) fn logs(&self) -> String {
+        let mut all = String::new();
+        for entry in std::fs::read_dir(self.dir.path()).expect("the directory is there").flatten() {
+            if entry.path().extension().is_some_and(|e| e == "log") {
+                let log = std::fs::read_to_string(entry.path()).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = lines[lines.len().saturating_sub(30)..].join("\n");
+                all.push_str(&format!("--- {}\n{tail}\n", entry.path().display()));
+            }
+        }
+        all
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.nodes.iter_mut().for_each(|n| kill(n.take()));
+        kill(self.manager_process.take());
+    }
+}
+
+fn kill(process: Option<Child>) {
+    if let Some(mut process) = process {
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+}
+
+pub(crate) fn run_with(env: &[(&str, &str)], args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_catena"));
+    command.args(args).envs(env.iter().copied()).stdin(Stdio::null());
+    command.output().expect("the binary starts")
+}
+
+pub(crate) fn text(path: &Path) -> String {
+    path.to_str().expect("the test's paths are UTF-8").to_string()
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}

@@ -1,0 +1,205 @@
+//! Clients that write and read overlapping ranges of the same chunks, and remember what they heard.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use catena_client::{Client, ClientConfig, Error, ErrorKind, ReadOptions, UpdateKind, UpdateOptions};
+use catena_sim::linear::{Action, History, Outcome, Seen};
+use catena_types::{Op, Precondition};
+
+/// What the clients do.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) clients: u64,
+    pub(crate) chunks: u64,
+    pub(crate) chunk_size: u32,
+    pub(crate) deadline: Duration,
+}
+
+/// Running clients. See the file's documentation.
+pub(crate) struct Workload {
+    history: Arc<Mutex<History>>,
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    errors: Arc<Mutex<Vec<String>>>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// A small random generator (SplitMix64): the order of operations need not be the same twice, the bytes must be unlike.
+pub(crate) struct Random(pub u64);
+
+impl Random {
+    pub(crate) fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.draw() % n
+    }
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            bytes.extend_from_slice(&self.draw().to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}
+
+impl Workload {
+    /// Starts the clients, each with a connection and sessions of its own.
+    pub(crate) async fn start(manager: &str, plan: Plan) -> Workload {
+        let mut workload = Workload {
+            history: Arc::default(),
+            stop: Arc::default(),
+            done: Arc::default(),
+            errors: Arc::default(),
+            tasks: Vec::new(),
+        };
+        let start = Instant::now();
+        for id in 0..plan.clients {
+            let config = ClientConfig { deadline: plan.deadline, memory: 64 << 20, ..ClientConfig::new(manager) };
+            let client = Client::connect(config).await.expect("the manager answers");
+            let worker = Worker {
+                id,
+                client,
+                plan: plan.clone(),
+                random: Random(id + 1),
+                start,
+                history: workload.history.clone(),
+                errors: workload.errors.clone(),
+                done: workload.done.clone(),
+            };
+            workload.tasks.push(tokio::spawn(worker.run(workload.stop.clone())));
+        }
+        workload
+    }
+
+    /// Operations ended so far.
+    pub(crate) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Ends the clients and returns what they heard, and errors that were none of the expected outcomes.
+    pub(crate) async fn finish(self) -> (History, Vec<String>) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.expect("a client does not panic");
+        }
+        let history = std::mem::take(&mut *self.history.lock().expect("no client has panicked"));
+        let errors = std::mem::take(&mut *self.errors.lock().expect("no client has panicked"));
+        (history, errors)
+    }
+}
+
+struct Worker {
+    id: u64,
+    client: Client,
+    plan: Plan,
+    random: Random,
+    start: Instant,
+    history: Arc<Mutex<History>>,
+    errors: Arc<Mutex<Vec<String>>>,
+    done: Arc<AtomicU64>,
+}
+
+impl Worker {
+    async fn run(mut self, stop: Arc<AtomicBool>) {
+        while !stop.load(Ordering::Relaxed) {
+            let key = format!("shared/{}", self.random.below(self.plan.chunks));
+            if self.random.below(3) == 0 {
+                self.update(&key).await;
+            } else {
+                self.read(&key).await;
+            }
+            self.done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).expect("a test is shorter than centuries")
+    }
+
+    fn range(&mut self) -> (u32, u32) {
+        let size = u64::from(self.plan.chunk_size);
+        let offset = self.random.below(size);
+        let most = if self.random.below(4) == 0 { size } else { 64 };
+        let len = self.random.below((size - offset).min(most)) + 1;
+        (offset as u32, len as u32)
+    }
+
+    async fn update(&mut self, key: &str) {
+        let (offset, len) = self.range();
+        let (op, kind) = match self.random.below(20) {
+            0 => (Op::truncate(offset), UpdateKind::Truncate { len: offset }),
+            1 => (Op::extend(len), UpdateKind::Extend { len }),
+            2 => (Op::remove(), UpdateKind::Remove),
+            _ => {
+                let data = Bytes::from(self.random.bytes(len as usize));
+                (Op::write(offset, len), UpdateKind::Write { offset, data })
+            }
+        };
+        let precondition = match self.random.below(12) {
+            0 => Precondition::Absent,
+            1 => Precondition::Exists,
+            _ => Precondition::Any,
+        };
+        let data = if let UpdateKind::Write { data, .. } = &kind { data.clone() } else { Bytes::new() };
+        let id = self.invoke(key, Action::Update { op, data, precondition });
+        let options = UpdateOptions { chunk_size: self.plan.chunk_size, precondition, ..UpdateOptions::default() };
+        let outcome = match self.client.update(key, kind, &options).await {
+            Ok(u) => {
+                // After a remove there is no chunk whose length and checksum could be compared.
+                let removed = op == Op::remove();
+                Outcome::Updated(Seen {
+                    ver: Some(u.ver),
+                    len: (!removed).then_some(u.len),
+                    checksum: (!removed).then_some(u.checksum),
+                })
+            }
+            Err(e) => self.failed(&e),
+        };
+        self.complete(id, outcome);
+    }
+
+    async fn read(&mut self, key: &str) {
+        let (offset, len) = self.range();
+        let id = self.invoke(key, Action::Read { offset, len });
+        let outcome = match self.client.read(key, offset, len, &ReadOptions::default()).await {
+            Ok(r) => {
+                let seen = Seen { ver: Some(r.ver), len: Some(r.chunk_len), checksum: Some(r.checksum) };
+                Outcome::Read { bytes: r.data, seen }
+            }
+            Err(e) => self.failed(&e),
+        };
+        self.complete(id, outcome);
+    }
+
+    fn failed(&self, e: &Error) -> Outcome {
+        match e.kind() {
+            ErrorKind::NotFound => Outcome::Absent,
+            ErrorKind::PreconditionFailed { version } => Outcome::PreconditionFailed(Some(version)),
+            kind => {
+                self.errors.lock().expect("no client has panicked").push(e.to_string());
+                match kind {
+                    ErrorKind::OutcomeUnknown | ErrorKind::Timeout => Outcome::Unknown,
+                    _ => Outcome::Rejected,
+                }
+            }
+        }
+    }
+
+    fn invoke(&self, key: &str, action: Action) -> usize {
+        let mut history = self.history.lock().expect("no client has panicked");
+        history.invoke(self.now(), self.id, key.as_bytes(), action)
+    }
+
+    fn complete(&self, id: usize, outcome: Outcome) {
+        let now = self.now();
+        self.history.lock().expect("no client has panicked").complete(now, id, outcome);
+    }
+}
