@@ -57,6 +57,9 @@ enum Ev {
     /// An opener learns that it is connected.
     Connected {
         conn: u64,
+        from: net::Place,
+        to: net::Place,
+        process: u64,
     },
     /// One end notices that a connection is no more.
     Notice {
