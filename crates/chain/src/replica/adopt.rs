@@ -114,24 +114,27 @@ impl<P: Clone> Replica<P> {
         }
     }
 
-    /// Not SERVING any more, whatever the reason: nothing in flight goes on, releases are forgotten, staged updates are
-    /// inert. Clients are sent to look at the routing again.
+    /// Not SERVING any more, whatever the reason: nothing in flight goes on here, releases are forgotten, staged updates
+    /// are inert. Clients are sent to look at the routing again. Those whose update was in flight are not told that it
+    /// had no effect: the rest of the chain may commit it, and so may this target if it is revived.
     pub(super) fn stand_down(&mut self, cx: &mut Cx<P>, why: &str) {
         self.confirmed = false;
-        let failure = Failure::new(Code::NotServing, format!("target {} does not serve: {why}; refresh routing", self.me))
-            .under(self.chain_ver());
+        let fail = |code| {
+            Failure::new(code, format!("target {} does not serve: {why}; refresh routing", self.me)).under(self.chain_ver())
+        };
+        let (not_serving, unknown) = (fail(Code::NotServing), fail(Code::OutcomeUnknown));
         for chunk in std::mem::take(&mut self.chunks).into_values() {
             if let Some(Busy::Update(inflight)) = chunk.busy {
-                refuse(cx, inflight.waiters, failure.clone());
+                refuse(cx, inflight.waiters, unknown.clone());
             }
             for turn in chunk.queue {
                 if let Turn::Client(_, waiters) = turn {
-                    refuse(cx, waiters, failure.clone());
+                    refuse(cx, waiters, not_serving.clone());
                 }
             }
         }
         self.sessions.clear();
-        self.end_reads(cx, &failure);
+        self.end_reads(cx, &not_serving);
         self.source = None;
         self.sink = None;
     }
