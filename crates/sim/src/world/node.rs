@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use catena_chain::{Command, Event, Replica, RequestId, answers};
-use catena_types::{LocalState, Routing, TargetId, Time};
+use catena_types::{Code, LocalState, Routing, TargetId, Time};
 use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, RegisterReply, RegisterRequest, TargetOffer, TargetReport};
 
 use super::client::Request;
@@ -574,7 +574,7 @@ impl World {
         }
         if let Some(failure) = &reply.failure {
             self.coverage.hit(&format!("heartbeat {:?}", failure.code()));
-            return;
+            return self.obey(node, failure.code());
         }
         if let Some(routing) = &reply.routing {
             self.push_routing(node, &Arc::new(routing.clone()));
@@ -586,6 +586,17 @@ impl World {
         for &(slot, opening) in openings {
             self.after(self.plan.net, Ev::Lease { node, slot, opening, until, routing: reply.routing_ver });
         }
+    }
+
+    /// What the refusal of a heartbeat asks for.
+    fn obey(&mut self, node: usize, code: Code) {
+        if code == Code::DuplicateNode {
+            self.kill(node, Store::kill);
+            return self.after(100 * MS, Ev::Start { node });
+        }
+        // The manager was replaced before it had heard of this start: register again, as the same process.
+        let Some(process) = self.nodes[node].process.as_mut().filter(|_| code == Code::NotFound) else { return };
+        process.incarnation = 0;
     }
 
     pub(super) fn on_lease(&mut self, node: usize, slot: usize, opening: u64, until: Time, routing: u64) {
