@@ -10,6 +10,9 @@ use super::disk::would_answer;
 use super::node::Open;
 use crate::linear::{Action, Outcome, Seen};
 
+/// A chunk as a target holds it.
+type Held = (ChunkKey, Option<catena_types::Committed>, Option<bytes::Bytes>);
+
 #[derive(Default)]
 pub(super) struct Checks {
     /// Newest version of each chunk that a client was told of.
@@ -219,7 +222,7 @@ impl World {
         for chain in &routing.chains {
             let mut first: Option<(TargetId, Vec<_>)> = None;
             for m in &chain.members {
-                let contents = self.contents(m.target);
+                let Some(contents) = self.contents(m.target) else { continue };
                 match &first {
                     Some((other, held)) if *held != contents => {
                         return self
@@ -232,17 +235,17 @@ impl World {
         }
     }
 
-    fn contents(&mut self, target: TargetId) -> Vec<(ChunkKey, Option<catena_types::Committed>, Option<bytes::Bytes>)> {
+    fn contents(&mut self, target: TargetId) -> Option<Vec<Held>> {
         let now = self.now;
-        let Some((node, slot)) = self.slot_of(target) else { return Vec::new() };
-        let Some(open) = &mut self.nodes[node].slots[slot].open else { return Vec::new() };
+        let (node, slot) = self.slot_of(target)?;
+        let open = self.nodes[node].slots[slot].open.as_mut()?;
         let scan = open.store.chunks().scan(b"", 1000);
-        scan.into_iter()
-            .map(|(key, meta)| {
-                let bytes = meta.committed.and_then(|c| open.store.bytes(now, &key, c.ver, c.len));
-                (key, meta.committed, bytes)
-            })
-            .collect()
+        let held = scan.into_iter().map(|(key, meta)| {
+            let bytes = meta.committed.and_then(|c| open.store.bytes(now, &key, c.ver, c.len));
+            (key, meta.committed, bytes)
+        });
+        let held = held.collect();
+        (!open.store.has_failed()).then_some(held)
     }
 
     /// What every replica holds at the end is what readers would see: it must fit the history.
@@ -252,7 +255,8 @@ impl World {
         for key in self.keys() {
             let Some(chain) = routing.chain_of(key.as_bytes()).and_then(|c| routing.chain(c)).cloned() else { continue };
             for m in &chain.members {
-                let held = self.contents(m.target).into_iter().find(|(k, ..)| *k == key);
+                let Some(contents) = self.contents(m.target) else { continue };
+                let held = contents.into_iter().find(|(k, ..)| *k == key);
                 let id =
                     self.history.invoke(self.now, u64::from(m.target), key.as_bytes(), Action::Read { offset: 0, len: u32::MAX });
                 self.now += 2;

@@ -179,17 +179,31 @@ impl Store {
         }
     }
 
+    /// Whether the disk has failed: an armed error may strike the last look at it.
+    pub(super) fn has_failed(&self) -> bool {
+        match self {
+            Store::Model(_) => false,
+            Store::Cow(cow) => cow.store.failure().is_some(),
+        }
+    }
+
     /// All bytes of a committed version, for comparison at the end; blocks nothing else.
     pub(super) fn bytes(&mut self, now: Time, key: &ChunkKey, ver: Ver, len: u32) -> Option<Bytes> {
         match self {
             Store::Model(store) => store.bytes(key, ver),
             Store::Cow(cow) => {
                 cow.store.read(u64::MAX, key, ver, 0, len);
+                // An error armed for one operation may strike here: only what stays unreadable is a finding.
+                let mut again = 4;
                 for _ in 0..1000 {
                     cow.store.turn(now, &mut cow.ready);
                     let found = cow.ready.iter().position(|d| matches!(d, Done::Read { id: u64::MAX, .. }));
                     if let Some(Done::Read { result, .. }) = found.map(|n| cow.ready.remove(n)) {
-                        return result.ok().map(|(bytes, _)| bytes);
+                        again -= 1;
+                        if result.is_ok() || again == 0 {
+                            return result.ok().map(|(bytes, _)| bytes);
+                        }
+                        cow.store.read(u64::MAX, key, ver, 0, len);
                     }
                     if cow.disk.waiting() > 0 {
                         cow.disk.run(0);
