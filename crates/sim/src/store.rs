@@ -327,7 +327,7 @@ impl ChunkStore for ModelStore {
     }
 
     fn commit(&mut self, key: &ChunkKey, ver: Ver, chain_ver: ChainVer) {
-        if !self.memory.chunks.get(key).and_then(|c| c.staged.as_ref()).is_some_and(|(s, _)| s.ver == ver && s.durable) {
+        if self.memory.chunks.get(key).and_then(|c| c.staged.as_ref()).is_none_or(|(s, _)| s.ver != ver || !s.durable) {
             self.complain(format!("commit of {key} version {ver}, which is not staged durably"));
             return;
         }

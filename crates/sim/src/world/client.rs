@@ -69,7 +69,7 @@ impl Client {
     pub(super) fn all(plan: &Plan, rng: &mut Rng) -> Vec<Client> {
         (0..plan.clients)
             .map(|n| {
-                let client = rng.next() << 8 | n as u64;
+                let client = rng.bits() << 8 | n as u64;
                 let lane = |channel| Lane { channel: Channel::new(SessionId { client, channel }), call: None, number: 0 };
                 Client { lanes: (0..plan.lanes as u32).map(lane).collect(), routing: Arc::default(), refreshing: false }
             })
@@ -114,7 +114,7 @@ impl World {
         let deadline = self.now + self.plan.patience;
         let (action, what) = if self.rng.chance(2, 5) {
             let (offset, len) = (self.random_offset(), self.rng.below(80) as u32);
-            let place = Place::Any { start: self.rng.next() };
+            let place = Place::Any { start: self.rng.bits() };
             let call = ReadCall::new(chain, place, len, deadline, self.tuning());
             (Action::Read { offset, len }, What::Read { call, offset, len, deadline })
         } else {
@@ -151,7 +151,7 @@ impl World {
         // Every payload is one of a kind, so that one applied twice is seen.
         let mut data = Vec::new();
         while data.len() < op.payload_len() as usize {
-            data.extend_from_slice(&self.rng.next().to_le_bytes());
+            data.extend_from_slice(&self.rng.bits().to_le_bytes());
         }
         data.truncate(op.payload_len() as usize);
         let precondition = match self.rng.below(12) {

@@ -149,7 +149,7 @@ impl World {
         if self.nodes[node].process.is_some() {
             return;
         }
-        let number = self.rng.next() | 1;
+        let number = self.rng.bits() | 1;
         let routing = vec![None; self.plan.shards as usize];
         self.nodes[node].process = Some(Process { number, incarnation: 0, beat: 0, stopping: false, routing });
         self.note(|| format!("node {} starts", node + 1));
