@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::Objects;
 use super::manifest::*;
 use super::store::{self, Held};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// Manifests in one step.
 const PAGE: usize = 500;
@@ -209,6 +209,7 @@ pub async fn run_collector(objects: Objects, grace: Duration, every: Duration) {
         match collector.pass().await {
             Ok(c) if c.generations > 0 || c.failed > 0 => tracing::info!(?c, "collected"),
             Ok(c) => tracing::debug!(?c, "nothing to collect"),
+            Err(e) if e.kind() == ErrorKind::NotInitialized => tracing::debug!("nothing to collect yet: {e}"),
             Err(e) => tracing::warn!("the collector goes on later: {e}"),
         }
         let swept = if turn.is_multiple_of(100) { collector.sweep().await.map(|_| ()) } else { Ok(()) };
