@@ -335,7 +335,7 @@ impl ChunkStore for ModelStore {
     }
 
     fn unstage(&mut self, key: &ChunkKey, ver: Ver) {
-        if !self.memory.chunks.get(key).and_then(|c| c.staged.as_ref()).is_some_and(|(s, _)| s.ver == ver) {
+        if self.memory.chunks.get(key).and_then(|c| c.staged.as_ref()).is_none_or(|(s, _)| s.ver != ver) {
             self.complain(format!("unstage of {key} version {ver}, which is not staged"));
         }
         self.cancel_stage(key);
