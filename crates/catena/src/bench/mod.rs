@@ -13,7 +13,7 @@ use catena_types::limits::{BLOCK, MAX_CHUNK};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::cmd::{ShapeArgs, runtime, temporary_dir};
+use crate::cmd::{ShapeArgs, runtime, stop_signal, temporary_dir};
 use crate::cpu;
 use crate::fault::{Doing, Fault, Result};
 use crate::output::note;
@@ -94,7 +94,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let dir = temporary_dir(args.dir.as_deref(), "bench")?;
         let ended = tokio::select! {
             ended = on_a_cluster(&args, &loads, &dir) => ended,
-            stopped = tokio::signal::ctrl_c() => stopped.doing("wait for signals").and(Err(Fault::new("interrupted"))),
+            signal = stop_signal() => Err(Fault::new(format!("stopped by {}", signal?))),
         };
         std::fs::remove_dir_all(&dir).doing(format_args!("remove {}", dir.display()))?;
         ended

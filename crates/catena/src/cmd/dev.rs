@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use catena_types::limits::BLOCK;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::runtime;
+use super::service::stop_signal;
 use crate::fault::{Doing, Result};
 use crate::output::{self, bold, dim, say};
 use crate::processes::{Cluster, Port, Shape};
@@ -71,20 +71,21 @@ impl ShapeArgs {
 pub(crate) fn run(args: Args) -> Result<()> {
     let shape = args.shape.shape()?;
     runtime()?.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt()).doing("wait for signals")?;
-        let mut terminate = signal(SignalKind::terminate()).doing("wait for signals")?;
+        let stop = stop_signal();
+        tokio::pin!(stop);
         output::note(format_args!("starting {} nodes and a manager in {} ...", shape.nodes, args.dir.display()));
-        let started = tokio::select! {
-            cluster = Cluster::start(&args.dir, shape, args.port.map_or(Port::WellKnown, Port::Fixed), &args.log) => cluster?,
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
+        let port = args.port.map_or(Port::WellKnown, Port::Fixed);
+        let mut cluster = tokio::select! {
+            cluster = Cluster::start(&args.dir, shape, port, &args.log) => cluster?,
+            signal = &mut stop => return signal.map(|_| ()),
         };
-        let mut cluster = started;
         introduce(&cluster);
         loop {
             tokio::select! {
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
+                signal = &mut stop => {
+                    signal?;
+                    break;
+                }
                 () = tokio::time::sleep(Duration::from_millis(200)) => look_after(&mut cluster, args.restart)?,
             }
         }

@@ -20,6 +20,7 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use connect::{Manager, runtime};
 pub(crate) use dev::{ShapeArgs, temporary_dir};
+pub(crate) use service::stop_signal;
 
 use crate::fault::{EXIT_CODES, Result};
 

@@ -11,10 +11,8 @@ use std::time::{Duration, Instant};
 
 use catena_client::{Client, Objects};
 use catena_types::{ChainId, Routing};
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cmd::runtime;
-use crate::cmd::temporary_dir;
+use crate::cmd::{runtime, stop_signal, temporary_dir};
 use crate::fault::{Doing, FAILED, Fault, Result};
 use crate::output::{bad, bold, dim, good, note, say};
 use crate::processes::{Cluster, Port, Shape};
@@ -54,13 +52,10 @@ pub(crate) struct Tour {
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let dir = temporary_dir(args.dir.as_deref(), "demo")?;
     let ended = runtime()?.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt()).doing("wait for signals")?;
-        let mut terminate = signal(SignalKind::terminate()).doing("wait for signals")?;
         tokio::select! {
             ended = tour(&args, dir.clone()) => ended,
             // The children are killed as the cluster is dropped.
-            _ = interrupt.recv() => Err(Fault::new("interrupted")),
-            _ = terminate.recv() => Err(Fault::new("terminated")),
+            signal = stop_signal() => Err(Fault::new(format!("stopped by {}", signal?))),
         }
     });
     let failed = !matches!(&ended, Ok(failed) if failed.is_empty());
