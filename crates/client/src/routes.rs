@@ -109,3 +109,21 @@ impl Routes {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routing_never_goes_back_nor_to_another_cluster() {
+        let clock = Clock::new();
+        let routes = Routes::new(Managers::new(vec![]), Links::new(1 << 20, ANSWER, clock), clock);
+        let of = |version, cluster| Routing { version, cluster, ..Routing::default() };
+        for (version, expected) in [(3, 3), (2, 3), (3, 3), (5, 5)] {
+            routes.adopt(of(version, 7)).unwrap();
+            assert_eq!(routes.current().version, expected);
+        }
+        assert_eq!(routes.adopt(of(9, 8)).unwrap_err().kind(), ErrorKind::Refused);
+        assert_eq!(routes.current().version, 5);
+    }
+}
