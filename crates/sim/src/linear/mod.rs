@@ -164,6 +164,15 @@ impl History {
         record.outcome = outcome;
     }
 
+    /// What became of an update whose client does not know, learned otherwise: it made version `made`, at some time after
+    /// it was asked for; or it had no effect. Nothing changes for an operation whose outcome is known.
+    pub fn resolve(&mut self, id: OpId, made: Option<Ver>) {
+        let record = &mut self.records[id];
+        if record.outcome == Outcome::Unknown {
+            record.outcome = made.map_or(Outcome::Rejected, |ver| Outcome::Updated(Seen { ver: Some(ver), ..Seen::default() }));
+        }
+    }
+
     /// All operations, in the order they were added.
     pub fn records(&self) -> &[Record] {
         &self.records

@@ -52,7 +52,7 @@ impl Item {
             (_, Outcome::Absent) => Effect::Observe(Observation::Absent),
             (Action::Update { op, data, precondition }, outcome @ (Outcome::Updated(_) | Outcome::Unknown)) => {
                 let (seen, required) = match outcome {
-                    Outcome::Updated(seen) => (*seen, true),
+                    Outcome::Updated(seen) => (*seen, record.completed.is_some()),
                     _ => (Seen::default(), false),
                 };
                 Effect::Update { op: *op, data: data.clone(), precondition: *precondition, seen, required }

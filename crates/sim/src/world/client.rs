@@ -126,6 +126,9 @@ impl World {
             (Action::Update { op, data: data.clone(), precondition }, What::Update { call, op, data, precondition, tag })
         };
         let id = self.history.invoke(self.now, (client * 8 + lane) as u64, key.as_bytes(), action.clone());
+        if let What::Update { tag, .. } = &what {
+            self.ledger.ask(id, *tag);
+        }
         self.note(|| format!("client {client}.{lane} #{id} {key} {action:?}"));
         let lane = &mut self.clients[client].lanes[lane];
         lane.number += 1;

@@ -9,6 +9,7 @@ mod client;
 mod cover;
 mod disk;
 mod faults;
+mod ledger;
 mod manager;
 mod net;
 mod node;
@@ -198,6 +199,7 @@ pub struct World {
     net: net::Net,
     clients: Vec<client::Client>,
     history: History,
+    ledger: ledger::Ledger,
     checks: check::Checks,
     coverage: Coverage,
     faults_stopped: bool,
@@ -229,6 +231,7 @@ impl World {
             rng,
             net: net::Net::default(),
             history: History::new(),
+            ledger: ledger::Ledger::default(),
             checks: check::Checks::default(),
             coverage: Coverage::default(),
             faults_stopped: false,
@@ -269,6 +272,7 @@ impl World {
         }
         let mut linear = Stats::default();
         if self.violation.is_none() {
+            self.ledger.resolve(&mut self.history);
             match self.history.check() {
                 Ok(stats) => linear = stats,
                 Err(violation) => self.violation = Some(format!("invariant 1: {violation}")),

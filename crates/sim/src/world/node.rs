@@ -13,6 +13,7 @@ use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, RegisterReply, Regi
 
 use super::client::Request;
 use super::disk::{Medium, Store};
+use super::ledger::Recorded;
 use super::manager::MANAGER;
 use super::net::{DOWN, Frame, Link, Place, UP};
 use super::{Ev, MS, World};
@@ -235,13 +236,21 @@ impl World {
         let id = self.nodes[node].slots[slot].id;
         self.note_event(id, &event);
         let Some(open) = &mut self.nodes[node].slots[slot].open else { return };
-        let commits = open.replica.counters().commits;
+        let before = *open.replica.counters();
         let mut out = Vec::new();
-        open.replica.handle(local, event, open.store.chunks_mut(), &mut out);
-        let committed = open.replica.counters().commits != commits;
+        let mut store = Recorded { store: open.store.chunks_mut(), ledger: &mut self.ledger, broken: None };
+        open.replica.handle(local, event, &mut store, &mut out);
+        let broken = store.broken;
+        let committed = open.replica.counters().commits != before.commits;
         let odd = open.replica.counters().protocol_errors;
         if let Some(misuse) = open.store.misuse() {
             self.fail(format!("target {id} breaks the contract of its store: {misuse}"));
+        }
+        if odd != before.protocol_errors {
+            self.note(|| format!("t{id} counts a protocol error"));
+        }
+        if let Some(broken) = broken {
+            self.fail(format!("target {id}: {broken}"));
         }
         self.mix(out.len() as u64 ^ odd << 16);
         for command in out {
