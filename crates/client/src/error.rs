@@ -143,7 +143,7 @@ impl Error {
             Timeout => "see `catena status`, or allow more time",
             Corrupt => "restore it from a copy: no replica can",
             Refused => "check addresses and versions on both sides",
-            NotInitialized => "run `catena init`",
+            NotInitialized => "run `catena admin init`",
             NoManager => "check the manager's address and that it runs",
             BadManifest => "a newer version wrote it, or the chunk was overwritten by other means",
             Stream => "",

@@ -111,10 +111,10 @@ impl<P: Clone> Replica<P> {
         let Phase::Asking { to } = &source.phase else { return };
         let narrower = to.is_empty() || (!page.end.is_empty() && page.end <= *to);
         let moves_on = page.end.is_empty() || page.end > source.cursor;
-        if page.from != source.cursor {
-            return; // the second answer to a page that was asked for again
+        if page.from != source.cursor || !narrower {
+            return; // the answer to another question: a page can be asked for twice
         }
-        if !narrower || !moves_on {
+        if !moves_on {
             self.counters.protocol_errors += 1;
             return;
         }

@@ -401,7 +401,8 @@ impl World {
         if !self.nodes[from.0].is(process) || !matches!(self.net.links.get(&(from, to)), Some(Link::Connecting(_))) {
             return;
         }
-        let there = self.nodes[to.0].process();
+        // A node accepts links once the manager has said who it is: before, it could only drop what comes on them.
+        let there = self.nodes[to.0].process.as_ref().filter(|p| p.incarnation != 0).and_then(|_| self.nodes[to.0].process());
         match there.filter(|_| !self.blocked(from.0, to.0) && !self.blocked(to.0, from.0)) {
             Some(other) => {
                 let conn = self.net.open(from, to, (process, other));
