@@ -11,6 +11,7 @@ use super::{Manager, Outcome};
 impl Manager {
     /// A node says that it lives. `now` is read after the heartbeat was received.
     pub fn heartbeat(&mut self, now: Time, request: &HeartbeatRequest) -> Outcome<HeartbeatReply> {
+        self.wake(now);
         self.admit_candidate(request.node, request.incarnation, now);
         if let Some(failure) = self.refuse_heartbeat(request) {
             self.publish();

@@ -16,6 +16,7 @@ const MAX_REPLICAS: u32 = 16;
 impl Manager {
     /// Makes chains of the targets registered by living nodes. `now` is read after the request was received.
     pub fn init(&mut self, now: Time, request: &InitRequest) -> Outcome<InitReply> {
+        self.wake(now);
         match self.make_table(now, request) {
             Ok(chains) => {
                 self.publish();

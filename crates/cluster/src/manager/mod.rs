@@ -34,6 +34,8 @@ pub struct Manager {
     state: State,
     /// When this process took over: what it has not heard before may still be true until a lease later.
     started: Time,
+    /// Time of the newest call.
+    awake: Time,
     nodes: BTreeMap<NodeId, NodeLive>,
     targets: BTreeMap<TargetId, TargetLive>,
     /// Processes that want to take a node over.
@@ -72,6 +74,7 @@ struct TargetLive {
 
 impl Manager {
     /// Takes over a stored state (or a new one). Nobody silent is removed before a lease has surely ended from `now`.
+    /// [`Manager::tick`] is to be called several times per lease.
     pub fn new(settings: Settings, mut state: State, now: Time) -> Manager {
         let earlier = Settings::new(state.lease_ms, settings.heartbeat_ms).surely_ended();
         let longer = state.lease_ms > settings.lease_ms;
@@ -83,6 +86,7 @@ impl Manager {
             state,
             // As if started so much later: longer leases of an earlier manager may still run.
             started: now.saturating_add(extra),
+            awake: now,
             nodes: BTreeMap::new(),
             targets: BTreeMap::new(),
             candidates: BTreeMap::new(),
@@ -108,6 +112,7 @@ impl Manager {
 
     /// Time has passed: leases end, nodes go, back-offs are over. Whether the state changed.
     pub fn tick(&mut self, now: Time) -> bool {
+        self.wake(now);
         if self.state.lease_ms > self.settings.lease_ms && self.waited(now) {
             self.state.lease_ms = self.settings.lease_ms;
             self.changed = true;
@@ -117,6 +122,15 @@ impl Manager {
         self.evaluate(chains, now);
         self.publish();
         std::mem::take(&mut self.changed)
+    }
+
+    /// Reads every time that comes in. After a pause of its own this manager cannot tell who was silent from whom it did
+    /// not listen to: it goes on as if it had just started.
+    fn wake(&mut self, now: Time) {
+        if now.saturating_sub(self.awake) > self.settings.surely_ended() / 2 {
+            self.started = self.started.max(now);
+        }
+        self.awake = self.awake.max(now);
     }
 
     /// Every lease granted before this manager started has surely ended.

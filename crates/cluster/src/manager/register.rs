@@ -26,6 +26,7 @@ impl Manager {
     /// A node starts. `now` is read after the request was received. A start of a known node takes over with its first
     /// heartbeat.
     pub fn register(&mut self, now: Time, request: &RegisterRequest) -> Outcome<RegisterReply> {
+        self.wake(now);
         if let Err(failure) = self.check_registration(now, request) {
             return self.outcome(RegisterReply { failure: Some(failure), ..RegisterReply::default() });
         }

@@ -27,6 +27,19 @@ fn the_silent_are_given_a_lease() {
     assert_eq!(world.chain(1), "1S 2S 3O");
 }
 
+/// A manager that was stopped, or hung in a slow write, has not listened: nobody is removed for that.
+#[test]
+fn its_own_pause_is_nobodys_silence() {
+    let mut world = World::running(3, 1, 3);
+    world.now += 5_000 * MS;
+    world.manager.tick(world.now);
+    world.run(3_000);
+    assert_eq!((world.chain(1).as_str(), world.chain_ver(1)), ("1S 2S 3S", 1));
+    world.kill(2);
+    world.now += 5_000 * MS;
+    world.run_until("removed, a lease later", |w| w.chain(1) == "1S 3S 2O");
+}
+
 #[test]
 fn promotions_do_not_wait() {
     let mut world = World::running(3, 1, 3);
