@@ -12,6 +12,7 @@ mod fault;
 mod health;
 mod output;
 mod processes;
+mod replicas;
 mod units;
 
 use std::process::ExitCode;

@@ -7,17 +7,16 @@ use std::time::Instant;
 use bytes::Bytes;
 use catena_client::{ChunkStat, Client, DEFAULT_CHUNK_SIZE, ReadOptions, UpdateKind, UpdateOptions, Updated};
 use catena_types::limits::{MAX_CHUNK, MAX_KEY};
-use catena_types::{ChunkKey, ChunkMeta, Precondition, PublicState};
+use catena_types::{ChunkKey, Precondition};
 use clap::Subcommand;
-use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use super::put::is_stdio;
 use super::{Manager, runtime};
 use crate::explain;
 use crate::fault::{Doing, Fault, Result};
-use crate::health::state_word;
 use crate::output::{self, say};
+use crate::replicas::{self, Replica};
 use crate::units::{parse_bytes, parse_chunk_size, time_short};
 
 #[derive(Debug, clap::Args)]
@@ -329,49 +328,17 @@ async fn stat(args: StatArgs) -> Result<()> {
     Ok(())
 }
 
-/// What one replica said.
-struct Replica {
-    target: u32,
-    state: PublicState,
-    answer: std::result::Result<Option<ChunkMeta>, String>,
-}
-
-impl Replica {
-    /// What must be equal at every serving replica.
-    fn committed(&self) -> Option<(u64, u32, u32)> {
-        let committed = self.answer.as_ref().ok()?.as_ref()?.committed?;
-        Some((committed.ver, committed.len, committed.checksum))
-    }
-}
-
-/// Whether all SERVING replicas answered, and hold the same.
-fn equal(replicas: &[Replica]) -> bool {
-    let mut serving = replicas.iter().filter(|r| r.state == PublicState::Serving);
-    let Some(first) = serving.next() else { return false };
-    first.answer.is_ok() && serving.all(|r| r.answer.is_ok() && r.committed() == first.committed())
-}
-
 async fn stat_all(args: StatArgs) -> Result<()> {
     let client = args.manager.client().await?;
-    let answers = client.inspect(args.key.as_bytes()).await;
-    let replicas: Vec<Replica> = answers
-        .into_iter()
-        .map(|(target, state, answer)| {
-            let answer = answer.map_err(|e| e.to_string()).and_then(|reply| match reply.failure {
-                Some(failure) => Err(failure.to_string()),
-                None => Ok(reply.meta),
-            });
-            Replica { target, state, answer }
-        })
-        .collect();
+    let replicas = replicas::ask(&client, &args.key).await;
     match args.json {
         true => output::json(&json!({
-            "key": args.key.to_string(), "equal": equal(&replicas),
-            "replicas": replicas.iter().map(replica_json).collect::<Vec<_>>(),
+            "key": args.key.to_string(), "equal": replicas::equal(&replicas),
+            "replicas": replicas.iter().map(Replica::to_json).collect::<Vec<_>>(),
         }))?,
-        false => show_replicas(&replicas),
+        false => replicas::show(&replicas),
     }
-    if !equal(&replicas) {
+    if !replicas::equal(&replicas) {
         return Err(Fault::new("the serving replicas are not equal, or not all of them answered: see `catena status`"));
     }
     if replicas.iter().all(|r| r.committed().is_none()) {
@@ -380,52 +347,9 @@ async fn stat_all(args: StatArgs) -> Result<()> {
     Ok(())
 }
 
-fn show_replicas(replicas: &[Replica]) {
-    let mut table = output::table(&["TARGET", "STATE", "VERSION", "LENGTH", "CRC-32C", "CHAIN_VER", "STAGED"], &[0, 2, 3, 5]);
-    for replica in replicas {
-        let mut row = vec![Cell::new(replica.target), Cell::new(state_word(replica.state))];
-        match &replica.answer {
-            Err(reason) => row.push(Cell::new(reason)),
-            Ok(meta) => row.extend(meta_cells(meta.as_ref()).map(Cell::new)),
-        }
-        table.add_row(row);
-    }
-    output::print_table(&table, "");
-}
-
-fn meta_cells(meta: Option<&ChunkMeta>) -> [String; 5] {
-    let committed = meta.and_then(|m| m.committed);
-    let staged = meta.and_then(|m| m.staged);
-    let dash = || "-".to_owned();
-    [
-        committed.map_or("absent".to_owned(), |c| c.ver.to_string()),
-        committed.map_or_else(dash, |c| c.len.to_string()),
-        committed.map_or_else(dash, |c| format!("{:08x}", c.checksum)),
-        committed.map_or_else(dash, |c| c.chain_ver.to_string()),
-        staged.map_or_else(dash, |s| format!("version {}{}", s.ver, if s.durable { "" } else { " (not yet durable)" })),
-    ]
-}
-
-fn replica_json(replica: &Replica) -> Value {
-    let mut value = json!({ "target": replica.target, "state": state_word(replica.state) });
-    match &replica.answer {
-        Err(reason) => value["failure"] = json!(reason),
-        Ok(meta) => {
-            let committed = meta.as_ref().and_then(|m| m.committed);
-            value["committed"] = json!(committed.map(|c| {
-                json!({ "ver": c.ver, "len": c.len, "checksum": format!("{:08x}", c.checksum), "chain_ver": c.chain_ver })
-            }));
-            let staged = meta.as_ref().and_then(|m| m.staged);
-            value["staged"] = json!(staged.map(|s| json!({ "ver": s.ver, "len": s.len, "durable": s.durable })));
-        }
-    }
-    value
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use catena_types::{Committed, Tag};
 
     #[test]
     fn keys_are_typed_as_they_are_printed() {
@@ -437,23 +361,5 @@ mod tests {
             assert!(parse_key(bad).is_err(), "{bad:?}");
         }
         assert!(parse_key(&"k".repeat(256)).is_err());
-    }
-
-    #[test]
-    fn replicas_that_differ_are_seen() {
-        let tag = Tag { client: 1, channel: 0, seq: 1 };
-        let meta = |ver, checksum| ChunkMeta {
-            chunk_size: 4096,
-            committed: Some(Committed { ver, chain_ver: 1, len: 5, checksum, tag }),
-            staged: None,
-        };
-        let replica = |answer| Replica { target: 1, state: PublicState::Serving, answer };
-        assert!(equal(&[replica(Ok(Some(meta(2, 7)))), replica(Ok(Some(meta(2, 7))))]));
-        assert!(!equal(&[replica(Ok(Some(meta(2, 7)))), replica(Ok(Some(meta(2, 8))))]));
-        assert!(!equal(&[replica(Ok(Some(meta(2, 7)))), replica(Ok(None))]));
-        assert!(!equal(&[replica(Ok(Some(meta(2, 7)))), replica(Err("gone".to_owned()))]));
-        assert!(!equal(&[]));
-        let syncing = Replica { target: 2, state: PublicState::Syncing, answer: Ok(None) };
-        assert!(equal(&[replica(Ok(Some(meta(2, 7)))), syncing]), "a replica that does not serve yet does not count");
     }
 }
