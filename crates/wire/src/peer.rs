@@ -194,7 +194,7 @@ pub struct Answer {
     /// Committed version; 0 if the chunk is absent.
     #[prost(uint64, tag = "2")]
     pub commit_ver: Ver,
-    /// The tail's remove floor: an absent chunk answers for a staged remove of that version.
+    /// The tail holds no committed version: the chunk was never committed, or a remove was.
     #[prost(bool, tag = "3")]
     pub absent: bool,
 }

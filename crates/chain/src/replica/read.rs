@@ -136,7 +136,6 @@ impl<P: Clone> Replica<P> {
 
     /// Answers with the committed version, or with the staged one of that number.
     fn serve(&mut self, cx: &mut Cx<P>, read: ClientRead, meta: Option<ChunkMeta>, staged: Option<Ver>, asked_tail: bool) {
-        let mut reply = ReadReply { asked_tail, chain_ver: self.chain_ver(), ..Default::default() };
         let version = meta.and_then(|m| match (staged, m.staged, m.committed) {
             (Some(_), Some(s), _) => (!s.remove).then_some((s.ver, s.len, s.checksum, s.chain_ver)),
             (_, _, committed) => committed.map(|c| (c.ver, c.len, c.checksum, c.chain_ver)),
@@ -145,15 +144,8 @@ impl<P: Clone> Replica<P> {
             let text = format!("there is no chunk {} on chain {}", read.key, self.role().chain.id);
             return fail_read(cx, read.request, Failure::new(Code::NotFound, text).under(self.chain_ver()));
         };
-        reply = ReadReply {
-            ver,
-            chunk_len: len,
-            checksum,
-            chain_ver,
-            chunk_size: meta.chunk_size,
-            staged: staged.is_some(),
-            ..reply
-        };
+        let (chunk_size, staged) = (meta.chunk_size, staged.is_some());
+        let reply = ReadReply { failure: None, ver, chunk_len: len, checksum, chain_ver, chunk_size, staged, asked_tail };
         if read.len == 0 {
             cx.out.push(Command::ReadReply { request: read.request, reply, payload: None });
             return;
