@@ -79,6 +79,44 @@ impl Allocator {
         Some(runs)
     }
 
+    /// Takes `want` blocks side by side, at a multiple of `want` if there is such a place; `None` if there is none at all.
+    pub(crate) fn take_run(&mut self, want: u32) -> Option<Run> {
+        let aligned = |run: &Run| run.disk.next_multiple_of(u64::from(want));
+        let mut any = None;
+        let mut from = 0;
+        while let Some(run) = self.next_run(from, u32::MAX) {
+            let (end, at) = (run.disk + u64::from(run.len), aligned(&run));
+            if at + u64::from(want) <= end {
+                let run = Run { disk: at, len: want };
+                self.mark(run);
+                return Some(run);
+            }
+            if any.is_none() && run.len >= want {
+                any = Some(Run { disk: run.disk, len: want });
+            }
+            from = end;
+        }
+        let run = any?;
+        self.mark(run);
+        Some(run)
+    }
+
+    /// The block behind the last one taken.
+    pub(crate) fn used_until(&self) -> u64 {
+        let behind = self.total % 64;
+        let last = self.words.len().saturating_sub(1);
+        let mine = |(n, word): (usize, &u64)| {
+            let word = if n == last && behind != 0 { word & !(!0 << behind) } else { *word };
+            (word != 0).then(|| n as u64 * 64 + 64 - u64::from(word.leading_zeros()))
+        };
+        self.words.iter().enumerate().rev().find_map(mine).unwrap_or(0)
+    }
+
+    /// Whether all blocks of the run are free.
+    pub(crate) fn is_free(&self, run: Run) -> bool {
+        self.next_run(run.disk, run.len) == Some(run)
+    }
+
     fn find_whole(&self, want: u32) -> Option<Run> {
         let mut from = self.cursor;
         let mut wrapped = false;

@@ -68,6 +68,18 @@ pub enum OpenError {
         /// What is wrong.
         why: &'static str,
     },
+    /// An index leaf does not check.
+    #[error("{name}: index leaf {leaf} at byte {offset} is damaged: {why}. Replace the target; its chain refills it")]
+    CorruptIndex {
+        /// The target's path.
+        name: String,
+        /// Its place in key order.
+        leaf: u64,
+        /// Where, in bytes.
+        offset: u64,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// Records that were durable are not there any more.
     #[error("{name}: the journal is damaged at byte {offset}: {why}. Replace the target; its chain refills it")]
     CorruptJournal {

@@ -6,14 +6,16 @@
 //! fallback disk's: the driver calls [`CowStore::turn`] with the time.
 
 mod alloc;
-mod cow;
 pub mod disk;
 mod error;
 mod format;
+mod metrics;
+mod store;
 pub mod target_dir;
 mod version;
 
-pub use cow::{CowStore, Recovery, Stats};
+pub use store::{Background, CowStore, Recovery, ScrubStatus, Stats};
 pub use disk::Disk;
 pub use error::OpenError;
+pub use metrics::{Histogram, Metrics};
 pub use format::{Durability, FORMAT, Identity, Params, StoreKind};

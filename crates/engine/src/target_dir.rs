@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use catena_arena::Arena;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::cow::CowStore;
+use crate::store::CowStore;
 use crate::disk::file::{FileDisk, Ring};
 use crate::error::OpenError;
 use crate::format::Params;

@@ -1,4 +1,4 @@
-//! One version of a chunk: where its blocks lie, their checksums, and the arithmetic of chunk checksums.
+//! One version of a chunk: where its blocks lie, and the arithmetic of chunk checksums.
 //!
 //! A block's checksum covers all of its 4 KiB; the last block is zero-padded on disk. So growing a chunk touches no block,
 //! and the checksum of a chunk is the fold of its blocks' checksums with the padding taken off again: `crc(A ++ 0^p)`
@@ -6,11 +6,10 @@
 //! a changed range costs its own blocks and not the chunk's (Adler, zlib `crc32_combine`).
 //!
 //! What must hold: extents are sorted, do not overlap, lie within the chunk; a block without an extent is a hole, reads
-//! as zeroes, and carries [`ZERO_BLOCK`].
+//! as zeroes, and has the checksum [`ZERO_BLOCK`].
 
-use std::cell::RefCell;
+use std::ops::Range;
 
-use bytes::Bytes;
 use catena_types::crc::{combine, crc32c, zeroes};
 use catena_types::limits::BLOCK;
 
@@ -33,7 +32,7 @@ pub(crate) struct Extent {
 }
 
 /// One version's contents.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Version {
     /// Length in bytes.
     pub(crate) len: u32,
@@ -41,10 +40,6 @@ pub(crate) struct Version {
     pub(crate) checksum: u32,
     /// Where the blocks are.
     pub(crate) extents: Vec<Extent>,
-    /// Checksum of every block, holes included.
-    pub(crate) crcs: Vec<u32>,
-    /// The bytes, while their blocks are not on disk yet.
-    pub(crate) cached: RefCell<Option<Bytes>>,
 }
 
 /// Blocks that hold `len` bytes.
@@ -71,72 +66,86 @@ fn shift_back(value: u32, len: u64) -> u32 {
     combine(value, 0, (ORDER - len % ORDER) % ORDER)
 }
 
-/// Checksum of the zero-padded whole blocks of a chunk, and how that changes.
-fn padded(len: u32, checksum: u32) -> u32 {
+/// Checksum of the zero-padded whole blocks of a chunk of `len` bytes.
+pub(crate) fn pad_checksum(len: u32, checksum: u32) -> u32 {
     let pad = u64::from(blocks(len)) * u64::from(BLOCK) - u64::from(len);
     combine(checksum, zeroes(pad), pad)
 }
 
-/// What an update changes: `crcs.len()` blocks from `first` now lie at `runs`, and the chunk is `len` bytes long.
+/// What an update changes: `count` blocks from `first` now lie at `runs`, and the chunk is `len` bytes long.
 pub(crate) struct Change<'a> {
     /// New length in bytes.
     pub(crate) len: u32,
     /// First block written.
     pub(crate) first: u32,
+    /// Blocks written.
+    pub(crate) count: u32,
     /// Where they lie.
     pub(crate) runs: &'a [Run],
-    /// Their checksums.
-    pub(crate) crcs: &'a [u32],
+}
+
+impl Change<'_> {
+    /// The blocks written.
+    pub(crate) fn written(&self) -> Range<u32> {
+        self.first..self.first + self.count
+    }
 }
 
 impl Version {
-    /// This version with a change; the checksum is derived from this one's and the blocks'.
-    pub(crate) fn derive(&self, change: &Change<'_>) -> Version {
-        let n = blocks(change.len) as usize;
-        let mut crcs = Vec::with_capacity(n);
-        crcs.extend_from_slice(&self.crcs[..self.crcs.len().min(n)]);
-        crcs.resize(n, ZERO_BLOCK);
-        let checksum = self.derived_checksum(change, &crcs);
-        let first = change.first as usize;
-        crcs[first..first + change.crcs.len()].copy_from_slice(change.crcs);
-        Version { len: change.len, checksum, extents: self.derived_extents(change), crcs, cached: RefCell::new(None) }
+    /// The blocks whose old checksums [`Version::derived_checksum`] asks for: those written anew, and those a shorter
+    /// chunk loses (or keeps, if these are fewer).
+    pub(crate) fn needed(&self, change: &Change<'_>) -> [Range<u32>; 2] {
+        let (old, new) = (blocks(self.len), blocks(change.len));
+        let written = change.first.min(old)..(change.first + change.count).min(old);
+        let cut = if new >= old {
+            0..0
+        } else if new <= old - new {
+            0..new
+        } else {
+            new..old
+        };
+        [written, cut]
     }
 
-    /// `before` are the new version's block checksums without the written ones.
-    fn derived_checksum(&self, change: &Change<'_>, before: &[u32]) -> u32 {
-        let bytes = |n: usize| n as u64 * u64::from(BLOCK);
-        let mut sum = padded(self.len, self.checksum);
-        let (old, new) = (self.crcs.len(), before.len());
-        if new > old {
-            sum = combine(sum, zeroes(bytes(new - old)), bytes(new - old));
-        } else if new < old && new <= old - new {
-            sum = fold(before);
-        } else if new < old {
-            sum = shift_back(sum ^ fold(&self.crcs[new..]), bytes(old - new));
+    /// The checksum after a change: `old` gives the checksum of a block of this version, `new` are those written.
+    pub(crate) fn derived_checksum(&self, change: &Change<'_>, old: impl Fn(u32) -> u32, new: &[u32]) -> u32 {
+        let bytes = |n: u32| u64::from(n) * u64::from(BLOCK);
+        let fold_old = |range: Range<u32>| range.fold(0, |sum, block| combine(sum, old(block), u64::from(BLOCK)));
+        let mut sum = pad_checksum(self.len, self.checksum);
+        let (had, has) = (blocks(self.len), blocks(change.len));
+        if has > had {
+            sum = combine(sum, zeroes(bytes(has - had)), bytes(has - had));
+        } else if has < had && has <= had - has {
+            sum = fold_old(0..has);
+        } else if has < had {
+            sum = shift_back(sum ^ fold_old(has..had), bytes(had - has));
         }
-        if !change.crcs.is_empty() {
-            let first = change.first as usize;
-            let end = first + change.crcs.len();
-            let delta = fold(&before[first..end]) ^ fold(change.crcs);
-            sum ^= combine(delta, 0, bytes(new - end));
+        let written = change.written();
+        if !new.is_empty() {
+            let before = written.clone().fold(0, |sum, block| {
+                let crc = if block < had { old(block) } else { ZERO_BLOCK };
+                combine(sum, crc, u64::from(BLOCK))
+            });
+            sum ^= combine(before ^ fold(new), 0, bytes(has - written.end));
         }
-        unpad(sum, bytes(new) - u64::from(change.len))
+        unpad(sum, bytes(has) - u64::from(change.len))
     }
 
-    fn derived_extents(&self, change: &Change<'_>) -> Vec<Extent> {
-        let (first, end) = (change.first, change.first + change.crcs.len() as u32);
+    /// The extents after a change.
+    pub(crate) fn derived_extents(&self, change: &Change<'_>) -> Vec<Extent> {
+        let written = change.written();
         let mut extents = Vec::with_capacity(self.extents.len() + change.runs.len() + 1);
-        if change.crcs.is_empty() {
+        if written.is_empty() {
             self.clip(0, blocks(change.len), &mut extents);
             return extents;
         }
-        self.clip(0, first, &mut extents);
-        let mut logical = first;
+        self.clip(0, written.start, &mut extents);
+        let mut logical = written.start;
         for run in change.runs {
             push(&mut extents, Extent { logical, len: run.len, disk: run.disk });
             logical += run.len;
         }
-        self.clip(end, blocks(change.len), &mut extents);
+        self.clip(written.end, blocks(change.len), &mut extents);
         extents
     }
 
@@ -161,9 +170,7 @@ impl Version {
     /// Blocks of this version that `other` does not use in the same place.
     pub(crate) fn not_in(&self, other: Option<&Version>) -> Vec<Run> {
         let mut out = Vec::new();
-        let Some(other) = other else {
-            return self.extents.iter().map(|e| Run { disk: e.disk, len: e.len }).collect();
-        };
+        let Some(other) = other else { return self.runs() };
         let mut theirs = Vec::new();
         for e in &self.extents {
             theirs.clear();
@@ -181,10 +188,31 @@ impl Version {
         out
     }
 
-    /// Blocks on disk.
-    pub(crate) fn mapped(&self) -> u64 {
-        self.extents.iter().map(|e| u64::from(e.len)).sum()
+    /// Where its blocks are, as runs.
+    pub(crate) fn runs(&self) -> Vec<Run> {
+        self.extents.iter().map(|e| Run { disk: e.disk, len: e.len }).collect()
     }
+}
+
+/// The same blocks of a chunk at other places, in order.
+pub(crate) fn relocated(extents: &[Extent], runs: &[Run]) -> Vec<Extent> {
+    let mut out = Vec::new();
+    let mut places = runs.iter().copied();
+    let mut run = Run { disk: 0, len: 0 };
+    for e in extents {
+        let (mut logical, mut left) = (e.logical, e.len);
+        while left > 0 {
+            if run.len == 0 {
+                let Some(next) = places.next() else { return out };
+                run = next;
+            }
+            let len = left.min(run.len);
+            push(&mut out, Extent { logical, len, disk: run.disk });
+            run = Run { disk: run.disk + u64::from(len), len: run.len - len };
+            (logical, left) = (logical + len, left - len);
+        }
+    }
+    out
 }
 
 fn release(out: &mut Vec<Run>, e: &Extent, from: u32, to: u32) {
@@ -212,12 +240,16 @@ mod tests {
 
     fn bytes_of(v: &Version, disk: &[u8]) -> Vec<u8> {
         let b = BLOCK as usize;
-        let mut out = vec![0; v.crcs.len() * b];
+        let mut out = vec![0; blocks(v.len) as usize * b];
         for e in &v.extents {
             let n = e.len as usize * b;
             out[e.logical as usize * b..][..n].copy_from_slice(&disk[e.disk as usize * b..][..n]);
         }
         out
+    }
+
+    fn mapped(v: &Version) -> u64 {
+        v.runs().iter().map(|r| u64::from(r.len)).sum()
     }
 
     proptest! {
@@ -251,17 +283,24 @@ mod tests {
                     disk.extend_from_slice(&data[i as usize * b..][..b]);
                 }
                 let crcs: Vec<u32> = block_crcs(&data).collect();
-                let next = v.derive(&Change { len, first, runs: &runs, crcs: &crcs });
+                let change = Change { len, first, count: n, runs: &runs };
+                let old: Vec<u32> = block_crcs(&bytes_of(&v, &disk)).collect();
+                let needed = v.needed(&change);
+                let ask = |block: u32| {
+                    assert!(needed.iter().any(|r| r.contains(&block)), "block {block} was not announced");
+                    old[block as usize]
+                };
+                let checksum = v.derived_checksum(&change, ask, &crcs);
+                let next = Version { len, checksum, extents: v.derived_extents(&change) };
                 prop_assert_eq!(&bytes_of(&next, &disk)[..len as usize], &plain[..]);
                 prop_assert_eq!(next.checksum, crc32c(&plain));
-                prop_assert_eq!(&next.crcs, &block_crcs(&bytes_of(&next, &disk)).collect::<Vec<_>>());
                 for run in v.not_in(Some(&next)) {
                     for d in run.disk..run.disk + u64::from(run.len) {
                         prop_assert!(!next.extents.iter().any(|e| (e.disk..e.disk + u64::from(e.len)).contains(&d)));
                     }
                 }
                 let freed: u64 = v.not_in(Some(&next)).iter().map(|r| u64::from(r.len)).sum();
-                prop_assert_eq!(v.mapped() + u64::from(n), next.mapped() + freed);
+                prop_assert_eq!(mapped(&v) + u64::from(n), mapped(&next) + freed);
                 v = next;
             }
         }

@@ -44,6 +44,23 @@ pub struct Space {
     /// Chunks committed.
     #[prost(uint64, tag = "4")]
     pub chunks: u64,
+    /// What is still accepted.
+    #[prost(enumeration = "SpaceLevel", tag = "5")]
+    pub level: i32,
+}
+
+/// How full a target is, and what it therefore refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum SpaceLevel {
+    /// Everything is accepted.
+    Enough = 0,
+    /// Less than a tenth is free: a warning.
+    Low = 1,
+    /// New chunks are refused.
+    NoNewChunks = 2,
+    /// Writes of clients are refused; resync and what makes room are not.
+    NoWrites = 3,
 }
 
 /// How a chunk checksum was found.
@@ -113,6 +130,24 @@ pub enum Done<P> {
         ver: Ver,
         /// New length, checksum and cost.
         info: StageInfo,
+    },
+    /// [`ChunkStore::stage`]: the update has never been; nothing of it is staged. `Corrupt` when blocks that it keeps are
+    /// damaged (the chunk is reported as [`Done::Damaged`] too).
+    StageFailed {
+        /// The chunk.
+        key: ChunkKey,
+        /// The version that was to be staged.
+        ver: Ver,
+        /// Why.
+        code: Code,
+    },
+    /// A version was found not to match its checksum, by a reader, an update or the scrub: it is to be repaired from the
+    /// chain. May come more than once.
+    Damaged {
+        /// The chunk.
+        key: ChunkKey,
+        /// The damaged version.
+        ver: Ver,
     },
     /// [`ChunkStore::unstage`]: durable.
     Unstaged {

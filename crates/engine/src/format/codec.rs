@@ -37,6 +37,18 @@ pub(crate) trait Put {
         self.put_u32(row.checksum);
         self.put_u64(row.chain_ver);
     }
+    /// Seven bits per byte, low ones first; the top bit says that more follow.
+    fn put_varint(&mut self, mut v: u64) {
+        while v >= 0x80 {
+            self.put_u8(v as u8 | 0x80);
+            v >>= 7;
+        }
+        self.put_u8(v as u8);
+    }
+    /// A block number that may be missing: 0 for none, else one more.
+    fn put_slot(&mut self, slot: Option<u64>) {
+        self.put_varint(slot.map_or(0, |block| block + 1));
+    }
     fn put_runs(&mut self, runs: &[Run]) {
         self.put_u32(runs.len() as u32);
         for run in runs {
@@ -100,6 +112,28 @@ impl<'a> Get<'a> {
         let row =
             SessionRow { seq: self.u64()?, ver: self.u64()?, len: self.u32()?, checksum: self.u32()?, chain_ver: self.u64()? };
         Some((id, row))
+    }
+    pub(crate) fn varint(&mut self) -> Option<u64> {
+        let mut v = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = u64::from(self.u8()?);
+            if shift == 63 && byte > 1 {
+                return None;
+            }
+            v |= (byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(v);
+            }
+        }
+        None
+    }
+    pub(crate) fn varint32(&mut self) -> Option<u32> {
+        self.varint()?.try_into().ok()
+    }
+    pub(crate) fn slot(&mut self) -> Option<Option<u64>> {
+        let v = self.varint()?;
+        // Far above any disk, so that sums with it cannot overflow.
+        (v <= 1 << 60).then(|| v.checked_sub(1))
     }
     pub(crate) fn runs(&mut self) -> Option<Vec<Run>> {
         let n = self.u32()? as usize;

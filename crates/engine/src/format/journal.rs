@@ -1,13 +1,16 @@
 //! Journal appends and the records in them.
 //!
-//! An append is one header and the records of one group, padded to whole blocks, written at the journal's head (a ring of
-//! blocks; an append may go over the end and continue at the start). The header has a checksum of its own, so that a
-//! search for appends needs no body.
+//! An append is one header and the records of one group, padded to whole blocks and protected by a parity block, written
+//! at the journal's head (a ring of blocks; an append may go over the end and continue at the start). The header has a
+//! checksum of its own, so that a search for appends needs no body, and names the append before it, so that what was
+//! written behind a lost append is never taken for what follows its replacement.
 
+use bytes::Bytes;
 use catena_types::limits::{BLOCK, MAX_CHUNK};
 use catena_types::{ChainVer, ChunkKey, Committed, SessionId, SessionRow, Tag, Ver};
 
 use super::codec::{Get, Put};
+use super::parity::stored_blocks;
 use super::seal;
 use crate::alloc::Run;
 
@@ -34,12 +37,20 @@ pub(crate) struct Append {
     pub(crate) records: u32,
     /// Journal block it was written to.
     pub(crate) pos: u32,
+    /// Checksum of the header before ([`Append::id`]); 0 for the first after a format.
+    pub(crate) prev: u32,
 }
 
 impl Append {
-    /// Journal blocks it takes.
+    /// Journal blocks it takes, the parity included.
     pub(crate) fn blocks(&self) -> u32 {
-        (HEADER_BYTES as u64 + u64::from(self.body)).div_ceil(u64::from(BLOCK)) as u32
+        append_blocks(u64::from(self.body))
+    }
+
+    /// What the next header calls it.
+    pub(crate) fn id(&self, uuid_crc: u32) -> u32 {
+        let header = self.encode(uuid_crc);
+        seal(uuid_crc, &header[8..])
     }
 
     /// The header's bytes.
@@ -50,7 +61,7 @@ impl Append {
         for v in [self.generation, self.append, self.durable, self.first_seq] {
             out.put_u64(v);
         }
-        for v in [self.body, self.body_crc, self.records, self.pos] {
+        for v in [self.body, self.body_crc, self.records, self.pos, self.prev] {
             out.put_u32(v);
         }
         out.resize(HEADER_BYTES, 0);
@@ -58,6 +69,16 @@ impl Append {
         out[4..8].copy_from_slice(&crc.to_le_bytes());
         out
     }
+}
+
+/// Journal blocks of an append with `body` bytes of records, the parity included.
+pub(crate) fn append_blocks(body: u64) -> u32 {
+    stored_blocks(HEADER_BYTES as u64 + body) as u32
+}
+
+/// Bytes of records that fit an append of `blocks` journal blocks.
+pub(crate) fn append_room(blocks: u32) -> usize {
+    (u64::from(blocks.saturating_sub(1)) * u64::from(BLOCK)).saturating_sub(HEADER_BYTES as u64) as usize
 }
 
 /// The append header at the start of `block`, if there is one that belongs to this target and this place.
@@ -78,6 +99,7 @@ pub(crate) fn append_header(block: &[u8], pos: u32, uuid_crc: u32) -> Option<App
         body_crc: get.u32()?,
         records: get.u32()?,
         pos: get.u32()?,
+        prev: get.u32()?,
     };
     (append.pos == pos).then_some(append)
 }
@@ -103,6 +125,29 @@ pub(crate) struct StageRecord {
     pub(crate) runs: Vec<Run>,
     /// Their checksums.
     pub(crate) crcs: Vec<u32>,
+    /// First block of a slot taken with this update (stores in place).
+    pub(crate) slot: Option<u64>,
+    /// Of the written blocks those whose bytes are here, and go to their place after the commit (stores in place).
+    pub(crate) held: Vec<Held>,
+}
+
+/// Blocks of a chunk whose new bytes are in the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// First block, counted from the start of the chunk.
+    pub(crate) first: u32,
+    /// The bytes, in whole blocks.
+    pub(crate) bytes: Bytes,
+}
+
+/// Where a whole chunk lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) runs: Vec<Run>,
+    /// Their checksums.
+    pub(crate) crcs: Vec<u32>,
+    /// First block of its slot (stores in place).
+    pub(crate) slot: Option<u64>,
 }
 
 /// One change of the target's state.
@@ -115,7 +160,7 @@ pub(crate) enum Record {
     /// The staged version is gone.
     Unstage { key: ChunkKey, ver: Ver },
     /// The chunk is this, whatever it was.
-    Install { key: ChunkKey, chunk_size: u32, committed: Committed, runs: Vec<Run>, crcs: Vec<u32> },
+    Install { key: ChunkKey, chunk_size: u32, committed: Committed, placed: Placed },
     /// The chunk is gone, whatever it was.
     Purge { key: ChunkKey },
     /// All session rows are gone.
@@ -124,6 +169,23 @@ pub(crate) enum Record {
     PutSession { id: SessionId, row: SessionRow },
     /// The remove floor is at least this.
     Floor(Ver),
+    /// The committed version `ver` of the chunk, unchanged, lies elsewhere.
+    Move { key: ChunkKey, ver: Ver, placed: Placed },
+    /// How far the scrub has come.
+    Scrub(ScrubMark),
+}
+
+/// How far the scrub has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ScrubMark {
+    /// Passes completed.
+    pub(crate) passes: u64,
+    /// Bad chunks found in this pass.
+    pub(crate) bad: u64,
+    /// Bytes verified in this pass.
+    pub(crate) bytes: u64,
+    /// The last chunk looked at; empty at the start of a pass.
+    pub(crate) after: Vec<u8>,
 }
 
 impl Record {
@@ -146,6 +208,8 @@ impl Record {
                 }
                 out.put_runs(&s.runs);
                 out.put_crcs(&s.crcs);
+                out.put_slot(s.slot);
+                put_held(out, &s.held);
             }
             Record::Commit { key, ver, chain_ver } => {
                 out.put_u8(2);
@@ -158,13 +222,12 @@ impl Record {
                 out.put_key(key.as_bytes());
                 out.put_u64(*ver);
             }
-            Record::Install { key, chunk_size, committed, runs, crcs } => {
+            Record::Install { key, chunk_size, committed, placed } => {
                 out.put_u8(4);
                 out.put_key(key.as_bytes());
                 out.put_u32(*chunk_size);
                 out.put_committed(committed);
-                out.put_runs(runs);
-                out.put_crcs(crcs);
+                placed.encode(out);
             }
             Record::Purge { key } => {
                 out.put_u8(5);
@@ -178,6 +241,16 @@ impl Record {
             Record::Floor(ver) => {
                 out.put_u8(8);
                 out.put_u64(*ver);
+            }
+            Record::Move { key, ver, placed } => {
+                out.put_u8(9);
+                out.put_key(key.as_bytes());
+                out.put_u64(*ver);
+                placed.encode(out);
+            }
+            Record::Scrub(mark) => {
+                out.put_u8(10);
+                mark.encode(out);
             }
         }
         let len = (out.len() - start - 4) as u32;
@@ -200,9 +273,9 @@ impl Record {
             3 => Record::Unstage { key: get.key()?, ver: get.u64()? },
             4 => {
                 let (key, chunk_size, committed) = (get.key()?, get.u32()?, get.committed()?);
-                let (runs, crcs) = (get.runs()?, get.crcs()?);
-                sane_blocks(0, committed.len, &runs, &crcs)?;
-                Record::Install { key, chunk_size, committed, runs, crcs }
+                let placed = Placed::decode(get)?;
+                sane_blocks(0, committed.len, &placed.runs, &placed.crcs)?;
+                Record::Install { key, chunk_size, committed, placed }
             }
             5 => Record::Purge { key: get.key()? },
             6 => Record::ClearSessions,
@@ -211,6 +284,12 @@ impl Record {
                 Record::PutSession { id, row }
             }
             8 => Record::Floor(get.u64()?),
+            9 => {
+                let (key, ver, placed) = (get.key()?, get.u64()?, Placed::decode(get)?);
+                sane_blocks(0, MAX_CHUNK, &placed.runs, &placed.crcs)?;
+                Record::Move { key, ver, placed }
+            }
+            10 => Record::Scrub(ScrubMark::decode(get)?),
             _ => return None,
         })
     }
@@ -229,10 +308,69 @@ impl Record {
             first: get.u32()?,
             runs: get.runs()?,
             crcs: get.crcs()?,
+            slot: get.slot()?,
+            held: get_held(get)?,
         };
         sane_blocks(stage.first, stage.len, &stage.runs, &stage.crcs)?;
-        Some(stage)
+        let end = stage.first + stage.crcs.len() as u32;
+        let within = |h: &Held| h.first >= stage.first && u64::from(h.first) + h.blocks() <= u64::from(end);
+        stage.held.iter().all(within).then_some(stage)
     }
+}
+
+impl Held {
+    /// Number of blocks.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.bytes.len() as u64 / u64::from(BLOCK)
+    }
+}
+
+impl Placed {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_runs(&self.runs);
+        out.put_crcs(&self.crcs);
+        out.put_slot(self.slot);
+    }
+
+    fn decode(get: &mut Get<'_>) -> Option<Placed> {
+        Some(Placed { runs: get.runs()?, crcs: get.crcs()?, slot: get.slot()? })
+    }
+}
+
+impl ScrubMark {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        for v in [self.passes, self.bad, self.bytes] {
+            out.put_u64(v);
+        }
+        out.put_key(&self.after);
+    }
+
+    pub(crate) fn decode(get: &mut Get<'_>) -> Option<ScrubMark> {
+        let (passes, bad, bytes, n) = (get.u64()?, get.u64()?, get.u64()?, get.u8()?);
+        Some(ScrubMark { passes, bad, bytes, after: get.bytes(usize::from(n))?.to_vec() })
+    }
+}
+
+pub(crate) fn put_held(out: &mut Vec<u8>, held: &[Held]) {
+    out.put_u32(held.len() as u32);
+    for h in held {
+        out.put_u32(h.first);
+        out.put_u32(h.blocks() as u32);
+        out.put_bytes(&h.bytes);
+    }
+}
+
+pub(crate) fn get_held(get: &mut Get<'_>) -> Option<Vec<Held>> {
+    let n = get.u32()? as usize;
+    if n > get.0.len() / 8 {
+        return None;
+    }
+    let held = (0..n).map(|_| {
+        let (first, blocks) = (get.u32()?, get.u32()?);
+        let bytes = get.bytes((blocks as usize).checked_mul(BLOCK as usize)?)?;
+        Some(Held { first, bytes: Bytes::copy_from_slice(bytes) })
+    });
+    held.collect()
 }
 
 /// Whether the runs hold exactly the written blocks, and these lie within the chunk.

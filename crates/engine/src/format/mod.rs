@@ -5,19 +5,19 @@
 //! Nothing here panics on bytes from disk: decoding gives `None` or a named error.
 
 pub(crate) mod codec;
-mod journal;
-mod slice;
-mod superblock;
+pub(crate) mod journal;
+pub(crate) mod leaf;
+pub(crate) mod parity;
+pub(crate) mod slice;
+pub(crate) mod superblock;
+pub(crate) mod table;
 
-pub(crate) use journal::{Append, HEADER_BYTES, Record, StageRecord, append_header};
-pub(crate) use slice::{CheckpointItem, SLICE_HEADER_BYTES, decode_slice, finish_slice, new_slice, put_chunk};
-pub(crate) use superblock::{CheckpointRef, SUPERBLOCK_OFFSETS, SuperProblem, Superblock};
 pub use superblock::{Durability, Identity, Params, StoreKind};
 
 use catena_types::crc::{combine, crc32c};
 
 /// Version of the format written and read by this build.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Checksum of `bytes` under a target's identity.
 pub(crate) fn seal(uuid_crc: u32, bytes: &[u8]) -> u32 {

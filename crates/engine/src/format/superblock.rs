@@ -6,6 +6,7 @@
 use catena_types::limits::BLOCK;
 
 use super::codec::{Get, Put};
+use super::table::table_pages;
 use super::{FORMAT, seal};
 use catena_types::crc::crc32c;
 
@@ -20,8 +21,10 @@ const JOURNAL_OFFSET: u64 = 64 << 10;
 /// How a target keeps chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
-    /// Block-granular copy-on-write.
+    /// Block-granular copy-on-write: an update writes its blocks to fresh space.
     Cow = 1,
+    /// A fixed slot per chunk: an update of blocks in use goes to the journal, and to its place after the commit.
+    InPlace = 2,
 }
 
 /// What an acknowledgement of this target means.
@@ -29,8 +32,7 @@ pub enum StoreKind {
 pub enum Durability {
     /// The update is on stable media.
     Flush = 1,
-    /// The update has been given to the operating system or device; a power cut of all replicas may lose it. Recorded
-    /// for the target; this build flushes all the same.
+    /// The update has been written, and is flushed within moments: a power cut of all replicas may lose these.
     Replicated = 2,
 }
 
@@ -60,6 +62,8 @@ pub struct Params {
     pub journal: u64,
     /// Size of each of the two checkpoint areas in bytes.
     pub checkpoint: u64,
+    /// Size of the area of index leaves in bytes.
+    pub index: u64,
 }
 
 impl Params {
@@ -72,13 +76,19 @@ impl Params {
             durability: Durability::Flush,
             capacity,
             journal: (capacity / 8).clamp(1 << 20, 64 << 20).next_multiple_of(BLOCK64),
-            checkpoint: (capacity / 8 + (16 << 20)).next_multiple_of(BLOCK64),
+            checkpoint: (capacity / 256 + (16 << 20)).next_multiple_of(BLOCK64),
+            index: (capacity / 8 + (16 << 20)).next_multiple_of(BLOCK64),
         }
     }
 
     /// Whether a target can be made like this; `Err` says what is wrong and what would be right.
     pub fn check(&self) -> Result<(), String> {
-        let sizes = [("capacity", self.capacity), ("journal", self.journal), ("checkpoint area", self.checkpoint)];
+        let sizes = [
+            ("capacity", self.capacity),
+            ("journal", self.journal),
+            ("checkpoint area", self.checkpoint),
+            ("index area", self.index),
+        ];
         for (name, bytes) in sizes {
             if bytes == 0 || !bytes.is_multiple_of(BLOCK64) {
                 return Err(format!("the {name} is {bytes} bytes: give a positive multiple of {BLOCK}"));
@@ -90,23 +100,38 @@ impl Params {
         if self.checkpoint < 4 * BLOCK64 {
             return Err(format!("a checkpoint area is {} bytes: give at least 16 KiB", self.checkpoint));
         }
-        if self.capacity > 1 << 60 || self.checkpoint > 1 << 60 {
-            return Err("a size is above 2^60 bytes".to_string());
+        if self.index < 16 * BLOCK64 {
+            return Err(format!("the index area is {} bytes: give at least 64 KiB", self.index));
+        }
+        if [self.capacity, self.checkpoint, self.index].iter().any(|&size| size > 1 << 58) {
+            return Err("a size is above 2^58 bytes".to_string());
         }
         Ok(())
     }
 
     /// Where the journal starts, in bytes.
-    pub(crate) fn journal_offset(&self) -> u64 {
+    pub fn journal_offset(&self) -> u64 {
         JOURNAL_OFFSET
     }
     /// Where a checkpoint area starts, in bytes.
-    pub(crate) fn checkpoint_offset(&self, area: u32) -> u64 {
+    pub fn checkpoint_offset(&self, area: u32) -> u64 {
         JOURNAL_OFFSET + self.journal + u64::from(area) * self.checkpoint
+    }
+    /// Where the index area starts, in bytes.
+    pub fn index_offset(&self) -> u64 {
+        JOURNAL_OFFSET + self.journal + 2 * self.checkpoint
+    }
+    /// Where the checksum table starts, in bytes.
+    pub fn table_offset(&self) -> u64 {
+        self.index_offset() + self.index
     }
     /// Where the data area starts, in bytes.
     pub fn data_offset(&self) -> u64 {
-        (JOURNAL_OFFSET + self.journal + 2 * self.checkpoint).next_multiple_of(1 << 20)
+        (self.table_offset() + table_pages(self.blocks()) * BLOCK64).next_multiple_of(1 << 20)
+    }
+    /// Blocks of the data area.
+    pub fn blocks(&self) -> u64 {
+        self.capacity / BLOCK64
     }
     /// Size of the whole address space in bytes.
     pub fn size(&self) -> u64 {
@@ -131,6 +156,8 @@ pub(crate) struct CheckpointRef {
     pub(crate) append: u64,
     /// Number of the last record it contains.
     pub(crate) seq: u64,
+    /// What the append expected calls the one before it.
+    pub(crate) prev: u32,
 }
 
 /// A decoded superblock.
@@ -172,10 +199,10 @@ impl Superblock {
         out.put_u8(p.kind as u8);
         out.put_u8(p.durability as u8);
         out.put_bytes(&[0; 2]);
-        for v in [p.capacity, p.journal, p.checkpoint, c.bytes, c.generation, c.append, c.seq] {
+        for v in [p.capacity, p.journal, p.checkpoint, p.index, c.bytes, c.generation, c.append, c.seq] {
             out.put_u64(v);
         }
-        for v in [c.area, c.slices, c.pos] {
+        for v in [c.area, c.slices, c.pos, c.prev] {
             out.put_u32(v);
         }
         out.resize(BLOCK as usize, 0);
@@ -210,6 +237,7 @@ impl Superblock {
         let identity = Identity { uuid, cluster: get.u64()?, target: get.u32()? };
         let kind = match get.u8()? {
             1 => StoreKind::Cow,
+            2 => StoreKind::InPlace,
             _ => return None,
         };
         let durability = match get.u8()? {
@@ -218,10 +246,11 @@ impl Superblock {
             _ => return None,
         };
         get.bytes(2)?;
-        let params = Params { identity, kind, durability, capacity: get.u64()?, journal: get.u64()?, checkpoint: get.u64()? };
+        let (capacity, journal, checkpoint, index) = (get.u64()?, get.u64()?, get.u64()?, get.u64()?);
+        let params = Params { identity, kind, durability, capacity, journal, checkpoint, index };
         let (bytes, ckpt_generation, append, seq) = (get.u64()?, get.u64()?, get.u64()?, get.u64()?);
-        let (area, slices, pos) = (get.u32()?, get.u32()?, get.u32()?);
-        let checkpoint = CheckpointRef { area, slices, bytes, generation: ckpt_generation, pos, append, seq };
+        let (area, slices, pos, prev) = (get.u32()?, get.u32()?, get.u32()?, get.u32()?);
+        let checkpoint = CheckpointRef { area, slices, bytes, generation: ckpt_generation, pos, append, seq, prev };
         Some(Superblock { generation, params, checkpoint })
     }
 

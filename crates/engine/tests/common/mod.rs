@@ -460,6 +460,8 @@ impl<D: Disk> World<D> {
                 assert!(bytes == expected, "read {key} at {offset}: wrong bytes");
                 assert_eq!(crc, crc32c(&expected));
             }
+            Done::StageFailed { key, ver, code } => panic!("{key} version {ver} cannot be staged: {code:?}"),
+            Done::Damaged { key, ver } => panic!("{key} version {ver} is damaged"),
             Done::Failed { reason } => self.failed = Some(reason),
         }
     }

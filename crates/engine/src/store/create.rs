@@ -9,7 +9,8 @@ use super::recover::{Blocking, io_error};
 use super::{BLOCK64, CowStore};
 use crate::disk::{Disk, IoOp};
 use crate::error::OpenError;
-use crate::format::{CheckpointRef, Params, SUPERBLOCK_OFFSETS, Superblock};
+use crate::format::Params;
+use crate::format::superblock::{CheckpointRef, SUPERBLOCK_OFFSETS, Superblock};
 
 /// Bytes zeroed with one write.
 const ZERO_STEP: u64 = 1 << 20;

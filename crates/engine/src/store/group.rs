@@ -2,30 +2,35 @@
 //!
 //! One group is in flight at a time. So at most the last append of the journal is not known durable, which is what lets
 //! recovery tell a torn end from rot (amendment M6). Data writes are issued as soon as an update is staged and run beside
-//! the previous group's flush; a group's own flush is issued when its append and all its data writes have completed.
+//! the previous group's flush; a group's own flush is issued when its append and all its data writes have completed. A
+//! target with durability `replicated` reports at this point, and flushes behind ([`CowStore::flush_late`]).
 //!
 //! What must hold: records get their numbers here, in queue order, and every change that a numbered record describes is
 //! in the index already.
 
-use std::rc::Rc;
-
-use catena_types::{ChunkKey, Done, StageInfo, Ver};
+use catena_types::{ChunkKey, Done, StageInfo, Time, Ver};
 
 use super::{BLOCK64, CowStore, Limbo, Op, Owner};
 use crate::alloc::Run;
 use crate::disk::{Disk, IoOp};
-use crate::format::{Append, Record};
-use crate::version::Version;
+use crate::format::Durability;
+use crate::format::journal::Record;
 
 /// Bytes of records after which an append takes no more.
 const GROUP_BYTES: usize = 1 << 20;
+/// How long reported groups may wait for a flush on a target with durability `replicated`, in nanoseconds.
+const LATE_NS: Time = 100_000_000;
 
 /// Whom to tell when a record is durable.
 pub(crate) enum Notify {
     None,
     Staged { key: ChunkKey, ver: Ver, op: u64, info: StageInfo },
     Unstaged { key: ChunkKey, ver: Ver },
-    Installed { id: u64, version: Rc<Version> },
+    Installed { id: u64, key: ChunkKey, op: u64 },
+    /// The bytes of apply `number` may go to their place.
+    Committed { number: u64 },
+    /// A chunk lies elsewhere now.
+    Moved,
     Synced { id: u64 },
 }
 
@@ -69,6 +74,8 @@ pub(crate) struct Group {
     /// Journal and data writes that have not completed.
     waiting: usize,
     phase: Phase,
+    /// When its flush was issued.
+    flushed: Time,
 }
 
 #[derive(PartialEq)]
@@ -110,7 +117,7 @@ impl<D: Disk> CowStore<D> {
             return false;
         }
         let first_seq = self.journal.next_seq;
-        let mut group = Group { last_seq: 0, notify: Vec::new(), waiting: 0, phase: Phase::Writing };
+        let mut group = Group { last_seq: 0, notify: Vec::new(), waiting: 0, phase: Phase::Writing, flushed: 0 };
         let mut body = Vec::new();
         let room = self.journal.room();
         let mut early = Vec::new();
@@ -150,7 +157,8 @@ impl<D: Disk> CowStore<D> {
         }
         self.group = Some(group);
         self.lazy_since = (!self.queue.is_empty()).then_some(self.now);
-        if self.journal.used > self.journal.blocks / 2 && self.queue.iter().all(|p| p.is_stage() || p.record.is_empty()) {
+        let due = self.journal.used > self.journal.blocks / 2 || self.table.is_full();
+        if due && self.queue.iter().all(|p| p.is_stage() || p.record.is_empty()) {
             self.start_checkpoint();
         }
         self.advance_group();
@@ -181,11 +189,14 @@ impl<D: Disk> CowStore<D> {
             self.limbo_blocks += next.frees.iter().map(|r| u64::from(r.len)).sum::<u64>();
             self.limbo.push_back(Limbo { seq, before: next.before, runs: next.frees });
         }
-        if let Notify::Staged { key, op, .. } = &next.notify {
-            // Not through `edit`: a number later than a running checkpoint's keeps the update out of it.
-            if let Some(s) = self.index.get_mut(key).and_then(|e| e.staged.as_mut()).filter(|s| s.op == *op) {
-                s.seq = Some(seq);
+        match &next.notify {
+            Notify::Staged { key, op, .. } => {
+                if let Some(s) = self.staged.get_mut(key).filter(|s| s.op == *op) {
+                    s.seq = Some(seq);
+                }
             }
+            Notify::Committed { number } => self.number_apply(*number, seq),
+            _ => {}
         }
         if let Some(Op::Update(op)) = self.ops.get_mut(&next.op)
             && op.writes_left > 0
@@ -198,17 +209,8 @@ impl<D: Disk> CowStore<D> {
 
     fn issue_append(&mut self, group: &mut Group, first_seq: u64, body: &[u8]) {
         let records = (self.journal.next_seq - first_seq) as u32;
-        let append = Append {
-            generation: self.superblock.generation,
-            first_seq,
-            records,
-            append: 0,
-            durable: 0,
-            body: 0,
-            body_crc: 0,
-            pos: 0,
-        };
-        let writes = self.journal.append(append, body, self.uuid_crc, &self.superblock.params, &self.arena);
+        let generation = self.superblock.generation;
+        let writes = self.journal.append(generation, first_seq, records, body, self.uuid_crc, &self.superblock.params, &self.arena);
         for write in writes {
             if let IoOp::Write { data, .. } = &write {
                 self.stats.journal_bytes += data.len() as u64;
@@ -218,6 +220,7 @@ impl<D: Disk> CowStore<D> {
         }
         self.stats.appends += 1;
         self.stats.largest_group = self.stats.largest_group.max(u64::from(records));
+        self.metrics.records.note(u64::from(records));
     }
 
     /// A write of the group in flight has completed.
@@ -237,15 +240,33 @@ impl<D: Disk> CowStore<D> {
             // Only marks, and everything before them is durable.
             return self.group_durable();
         }
+        if self.superblock.params.durability == Durability::Replicated {
+            return self.group_ended();
+        }
         group.phase = Phase::Flushing;
+        group.flushed = self.now;
         self.stats.flushes += 1;
         self.submit(Owner::GroupFlush, IoOp::Flush);
     }
 
     /// Everything in the group is durable.
     pub(super) fn group_durable(&mut self) {
+        if let Some(group) = &self.group {
+            self.journal.durable = self.journal.durable.max(group.last_seq);
+            if group.phase == Phase::Flushing {
+                self.metrics.flush.note(self.now.saturating_sub(group.flushed));
+            }
+        }
+        self.group_ended();
+    }
+
+    /// The group is as durable as the target promises.
+    fn group_ended(&mut self) {
         let Some(group) = self.group.take() else { return };
-        self.journal.durable = self.journal.durable.max(group.last_seq);
+        if group.last_seq > self.journal.reported {
+            self.journal.reported = group.last_seq;
+            self.journal.reported_at.get_or_insert(self.now);
+        }
         for notify in group.notify {
             self.tell(notify);
         }
@@ -256,24 +277,24 @@ impl<D: Disk> CowStore<D> {
             Notify::None => {}
             Notify::Staged { key, ver, op, info } => self.staged_durable(key, ver, op, info),
             Notify::Unstaged { key, ver } => self.done.push(Done::Unstaged { key, ver }),
-            Notify::Installed { id, version } => {
-                version.cached.replace(None);
+            Notify::Installed { id, key, op } => {
+                if self.overlay.get_mut(&key).is_some_and(|o| o.lift(op)) {
+                    self.overlay.remove(&key);
+                }
                 self.done.push(Done::Synced { id });
             }
+            Notify::Committed { .. } => {}
+            Notify::Moved => self.move_recorded(),
             Notify::Synced { id } => self.done.push(Done::Synced { id }),
         }
     }
 
     fn staged_durable(&mut self, key: ChunkKey, ver: Ver, op: u64, info: StageInfo) {
-        // Not through `edit`: whether an update is durable is not in a checkpoint.
-        let Some(s) = self.index.get_mut(&key).and_then(|e| e.staged.as_mut()) else { return };
-        if s.op != op {
-            return; // dropped meanwhile
-        }
+        let Some(s) = self.staged.get_mut(&key).filter(|s| s.op == op) else { return };
         s.staged.durable = true;
-        self.reserved -= s.fresh.iter().map(|r| u64::from(r.len)).sum::<u64>();
+        self.reserved -= s.fresh_blocks();
         self.stats.staged += 1;
-        self.stats.bytes_written += u64::from(info.blocks_written) * BLOCK64;
+        self.metrics.staged(op, self.now, u64::from(info.blocks_written) * BLOCK64);
         self.done.push(Done::Staged { key, ver, info });
     }
 
@@ -284,7 +305,7 @@ impl<D: Disk> CowStore<D> {
             return;
         }
         self.stats.stalls += 1;
-        let mut group = Group { last_seq: 0, notify: Vec::new(), waiting: 0, phase: Phase::InCheckpoint };
+        let mut group = Group { last_seq: 0, notify: Vec::new(), waiting: 0, phase: Phase::InCheckpoint, flushed: 0 };
         let mut stages = false;
         for next in std::mem::take(&mut self.queue) {
             let later = next.record.is_empty() && (stages || !matches!(self.turn_of(&next), MarkTurn::Now));
@@ -301,12 +322,12 @@ impl<D: Disk> CowStore<D> {
         self.start_checkpoint();
     }
 
-    /// Whether every record up to `seq` is durable, or is in a group whose data is written and that only waits for the
-    /// checkpoint.
+    /// Whether every record up to `seq` is written, or is in a group whose data is written and that only waits for the
+    /// checkpoint; the checkpoint's own flush is still to come.
     pub(super) fn ready_for_checkpoint(&self, seq: u64) -> bool {
         match &self.group {
             Some(group) if group.phase == Phase::InCheckpoint => group.waiting == 0,
-            _ => self.journal.durable >= seq,
+            _ => self.journal.durable.max(self.journal.reported) >= seq,
         }
     }
 
@@ -316,5 +337,29 @@ impl<D: Disk> CowStore<D> {
         if self.group.as_ref().is_some_and(|g| g.phase == Phase::InCheckpoint) {
             self.group_durable();
         }
+    }
+
+    /// Flushes behind groups that were reported without one: after a while, or when their blocks are needed.
+    pub(super) fn flush_late(&mut self) {
+        let waits = self.journal.reported > self.journal.durable && !self.late_flush && self.failed.is_none();
+        let due = self.late_flush_due().is_some_and(|due| self.now >= due);
+        if waits && (due || self.limbo_blocks > self.alloc.free() || !self.applies.is_empty()) {
+            self.late_flush = true;
+            self.stats.flushes += 1;
+            self.submit(Owner::LateFlush { seq: self.journal.reported }, IoOp::Flush);
+        }
+    }
+
+    /// When [`CowStore::flush_late`] has something to do.
+    pub(super) fn late_flush_due(&self) -> Option<Time> {
+        let since = self.journal.reported_at.filter(|_| self.journal.reported > self.journal.durable && !self.late_flush);
+        since.map(|since| since + LATE_NS)
+    }
+
+    /// The flush has completed: everything up to `seq` is durable.
+    pub(super) fn flushed_late(&mut self, seq: u64) {
+        self.late_flush = false;
+        self.journal.durable = self.journal.durable.max(seq);
+        self.journal.reported_at = (self.journal.reported > self.journal.durable).then_some(self.now);
     }
 }

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use catena_arena::Arena;
+use catena_types::Time;
 
 use super::BLOCK64;
 use crate::disk::IoOp;
-use crate::format::{Append, HEADER_BYTES, Params, seal};
+use crate::format::journal::{Append, HEADER_BYTES, append_blocks, append_room};
+use crate::format::{Params, parity, seal};
 
 /// Position and numbering of the journal.
 pub(crate) struct Journal {
@@ -17,17 +19,22 @@ pub(crate) struct Journal {
     pub(crate) used: u32,
     /// Number of the next append.
     pub(crate) next_append: u64,
+    /// What the next append calls the one before it.
+    pub(crate) prev: u32,
     /// Number of the next record.
     pub(crate) next_seq: u64,
     /// Last record known durable.
     pub(crate) durable: u64,
+    /// Last record whose callers have been told; not below `durable` once anything was reported.
+    pub(crate) reported: u64,
+    /// Since when a reported record has not been durable.
+    pub(crate) reported_at: Option<Time>,
 }
 
 impl Journal {
     /// Bytes of records that fit the ring now.
     pub(crate) fn room(&self) -> usize {
-        let blocks = u64::from(self.blocks - self.used);
-        (blocks * BLOCK64).saturating_sub(HEADER_BYTES as u64) as usize
+        append_room(self.blocks - self.used)
     }
 
     /// Number of the last record.
@@ -36,17 +43,36 @@ impl Journal {
     }
 
     /// The writes of an append of `records` records, the first of which is `first_seq`; the head moves behind it.
-    pub(crate) fn append(&mut self, mut append: Append, body: &[u8], uuid_crc: u32, params: &Params, arena: &Arena) -> Vec<IoOp> {
-        append.append = self.next_append;
-        append.durable = self.durable;
-        append.pos = self.head;
-        append.body = body.len() as u32;
-        append.body_crc = seal(uuid_crc, body);
-        let blocks = append.blocks();
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn append(
+        &mut self,
+        generation: u64,
+        first_seq: u64,
+        records: u32,
+        body: &[u8],
+        uuid_crc: u32,
+        params: &Params,
+        arena: &Arena,
+    ) -> Vec<IoOp> {
+        let append = Append {
+            generation,
+            append: self.next_append,
+            durable: self.durable,
+            first_seq,
+            body: body.len() as u32,
+            body_crc: seal(uuid_crc, body),
+            records,
+            pos: self.head,
+            prev: self.prev,
+        };
+        let blocks = append_blocks(body.len() as u64);
+        let mut plain = append.encode(uuid_crc);
+        plain.reserve_exact(body.len());
+        plain.extend_from_slice(body);
+        debug_assert_eq!(plain.len(), HEADER_BYTES + body.len());
         let mut buf = arena.take_or_alloc((u64::from(blocks) * BLOCK64) as usize);
-        buf[..HEADER_BYTES].copy_from_slice(&append.encode(uuid_crc));
-        buf[HEADER_BYTES..HEADER_BYTES + body.len()].copy_from_slice(body);
-        buf[HEADER_BYTES + body.len()..].fill(0);
+        parity::place(&plain, &mut buf);
+        parity::fill(&mut buf);
         let data = buf.freeze();
         let first = blocks.min(self.blocks - self.head);
         let mut writes = vec![write(params, self.head, data.slice(..(u64::from(first) * BLOCK64) as usize))];
@@ -56,6 +82,7 @@ impl Journal {
         self.head = (self.head + blocks) % self.blocks;
         self.used += blocks;
         self.next_append += 1;
+        self.prev = append.id(uuid_crc);
         writes
     }
 }

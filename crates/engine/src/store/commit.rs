@@ -3,29 +3,23 @@
 use catena_types::{ChainVer, ChunkKey, Committed, SessionId, SessionRow, Staged, Ver};
 
 use super::group::Notify;
-use super::{CowStore, Entry};
+use super::{CowStore, StagedEntry, freed};
 use crate::alloc::Run;
 use crate::disk::Disk;
-use crate::format::Record;
+use crate::format::journal::Record;
+use crate::format::leaf::ChunkItem;
 
 /// The session row a commit leaves behind.
 pub(super) fn row_of(staged: &Staged, chain_ver: ChainVer) -> SessionRow {
     SessionRow { seq: staged.tag.seq, ver: staged.ver, len: staged.len, checksum: staged.checksum, chain_ver }
 }
 
-/// The staged version becomes the committed one (or nothing, for a remove); gives the blocks only the old one used.
-pub(super) fn apply_commit(entry: &mut Option<Entry>, ver: Ver, chain_ver: ChainVer) -> Option<(Staged, Vec<Run>)> {
-    let e = entry.as_mut()?;
-    let side = e.staged.take_if(|s| s.staged.ver == ver && s.staged.durable)?;
-    let old = e.committed.take();
-    let staged = side.staged;
-    let version = side.version.filter(|_| !staged.remove);
-    let frees = old.map_or(Vec::new(), |(_, v)| v.not_in(version.as_deref()));
-    if let Some(version) = version {
-        let committed = Committed { ver, chain_ver, len: staged.len, checksum: staged.checksum, tag: staged.tag };
-        e.committed = Some((committed, version));
-    }
-    Some((staged, frees))
+/// What a staged version is once it is committed; nothing, for a remove.
+pub(super) fn committed_of(side: &StagedEntry, chain_ver: ChainVer) -> Option<ChunkItem> {
+    let s = &side.staged;
+    let version = side.version.as_ref().filter(|_| !s.remove)?;
+    let committed = Committed { ver: s.ver, chain_ver, len: s.len, checksum: s.checksum, tag: s.tag };
+    Some(ChunkItem { chunk_size: side.chunk_size, committed, slot: side.slot, extents: version.extents.clone() })
 }
 
 impl<D: Disk> CowStore<D> {
@@ -33,24 +27,37 @@ impl<D: Disk> CowStore<D> {
         if self.failed.is_some() {
             return;
         }
-        let Some((staged, frees)) = self.edit(key, |e| apply_commit(e, ver, chain_ver)) else {
+        let durable = self.staged.get(key).is_some_and(|s| s.staged.durable);
+        let Some(mut side) = self.take_staged(key, ver).filter(|_| durable) else {
             return self.misuse("a commit of what is not staged and durable", key, ver);
         };
+        let old = self.index.get(key);
+        let new = committed_of(&side, chain_ver);
+        let frees = freed(old.as_ref(), new.as_ref());
+        self.index.set(key, new.as_ref());
+        let staged = side.staged;
         if staged.remove {
             self.floor = self.floor.max(ver);
         }
+        if let Some(overlay) = self.overlay.get_mut(key) {
+            overlay.clip(new.as_ref().map_or(&[], |n| &n.extents));
+        }
+        if new.is_none() || old.is_some_and(|o| o.slot.is_some() && o.slot != side.slot) {
+            self.overlay.remove(key);
+        }
+        let held = std::mem::take(&mut side.held);
+        let apply = side.version.and_then(|version| self.queue_apply(key, version, held));
         self.note_session(staged.tag.session(), row_of(&staged, chain_ver));
         self.stats.committed += 1;
         let record = Record::Commit { key: key.clone(), ver, chain_ver };
-        self.enqueue(Some(&record), false, Notify::None, 0, frees);
+        self.enqueue(Some(&record), false, apply.map_or(Notify::None, |number| Notify::Committed { number }), 0, frees);
     }
 
     pub(super) fn drop_staged(&mut self, key: &ChunkKey, ver: Ver) {
         if self.failed.is_some() {
             return;
         }
-        let side = self.edit(key, |e| e.as_mut().and_then(|e| e.staged.take_if(|s| s.staged.ver == ver)));
-        let Some(side) = side else {
+        let Some(side) = self.take_staged(key, ver) else {
             // Ends like any other: whoever waits must not wait for ever.
             self.misuse("an unstage of what is not staged", key, ver);
             return self.enqueue(None, true, Notify::Unstaged { key: key.clone(), ver }, 0, Vec::new());
@@ -64,7 +71,7 @@ impl<D: Disk> CowStore<D> {
         if self.failed.is_some() {
             return;
         }
-        let frees = self.replace_entry(key, None);
+        let frees: Vec<Run> = self.replace_entry(key, None);
         self.enqueue(Some(&Record::Purge { key: key.clone() }), true, Notify::Synced { id }, 0, frees);
     }
 

@@ -1,25 +1,37 @@
-//! The copy-on-write store.
+//! The store of one target: copy-on-write, or in place.
 //!
-//! A chunk is a list of extents; an update writes only the blocks it touches, to fresh blocks, so that the committed
-//! version stays readable until the commit and until its last reader lets go. Memory holds the whole index; the journal
-//! makes changes durable in groups, one append and one flush for everything that was waiting.
+//! A chunk is a list of extents. In a copy-on-write store an update writes the blocks it touches to fresh blocks; in a store
+//! in place every chunk has a slot, and bytes for blocks in use come with the journal record ([`in_place`]). Either way the
+//! committed version stays readable until the commit and until its last reader lets go. Memory holds the index of
+//! committed chunks ([`index`]) and what is staged; checksums of blocks are in a table on disk, of which memory holds the
+//! part in use ([`table`]). The journal makes changes durable in groups, one append and one flush for everything that was
+//! waiting.
 //!
 //! How a change travels: a call changes the index at once and puts a record in `queue` (a stage puts it there when its
 //! data writes have been issued); [`group`] turns the queue into one append, waits for it and for the data writes that
-//! belong to it, flushes, and reports. [`checkpoint`] bounds the journal.
+//! belong to it, flushes, and reports. [`checkpoint`] bounds the journal. [`scrub`], [`compact`] and [`punch`] work in the
+//! background.
 //!
 //! What must hold: records reach the journal in the order of the calls that made them; a block is freed only when the
 //! record that frees it is durable and every operation that started before it has ended (`limbo`); nothing is reported
-//! durable before a flush that covers it; after a failure nothing more is reported and nothing more is written.
+//! before it is as durable as the target promises; after a failure nothing more is reported and nothing more is written.
 
 mod checkpoint;
 mod commit;
+mod compact;
 mod create;
 mod group;
+mod in_place;
+mod index;
 mod journal;
+mod punch;
 mod read;
 mod recover;
+mod scrub;
+mod space;
 mod stage;
+mod sums;
+mod table;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -36,13 +48,25 @@ use catena_types::{
 
 use crate::alloc::{Allocator, Run};
 use crate::disk::{Completion, Disk, Io, IoOp};
-use crate::format::{Identity, Params, Superblock};
+use crate::format::journal::Held;
+use crate::format::leaf::ChunkItem;
+use crate::format::superblock::Superblock;
+use crate::format::{Identity, Params};
+use crate::metrics::Metrics;
 use crate::version::Version;
 use checkpoint::{Checkpoint, Pace};
+use compact::Compaction;
 use group::{Group, Pending};
+use in_place::{Apply, Overlay, slot_blocks};
+use index::{Index, Place};
 use journal::Journal;
-use read::ReadOp;
+use punch::Punch;
+use read::{ReadOp, Reader, version_of};
+use scrub::Scrub;
+pub use scrub::{Background, ScrubStatus};
 use stage::UpdateOp;
+use sums::HealOp;
+use table::Table;
 
 /// How long a commit record may wait for company before it is flushed on its own, in nanoseconds.
 const LAZY_NS: Time = 50_000_000;
@@ -57,12 +81,26 @@ pub struct Stats {
     pub committed: u64,
     /// Reads ended.
     pub reads: u64,
-    /// Reads that found a block that does not match its checksum, or could not be read.
+    /// Reads that ended without bytes, because a block does not match its checksum or could not be read.
     pub corrupt_reads: u64,
+    /// Read operations the disk refused.
+    pub read_errors: u64,
+    /// Chunks found not to match their checksum.
+    pub damaged: u64,
+    /// Times that the checksum table was found wrong, and was computed again from a chunk.
+    pub table_repairs: u64,
     /// Bytes returned by reads.
     pub bytes_read: u64,
     /// Bytes of data blocks written.
     pub bytes_written: u64,
+    /// Bytes written to their place after a commit (stores in place).
+    pub bytes_applied: u64,
+    /// Bytes of index leaves, checksum pages and checkpoints written.
+    pub checkpoint_bytes: u64,
+    /// Bytes given back to the file system.
+    pub bytes_punched: u64,
+    /// Chunks moved together.
+    pub compacted: u64,
     /// Journal appends.
     pub appends: u64,
     /// Records in them.
@@ -93,45 +131,55 @@ pub struct Recovery {
     pub dropped: u64,
     /// A copy of the superblock was damaged or old, and has been written again.
     pub superblock_repaired: bool,
+    /// Structures of the journal, the index or the checkpoint with a bad block, mended from their parity.
+    pub mended: u64,
 }
 
 /// The staged side of a chunk.
-#[derive(Clone)]
 struct StagedEntry {
+    chunk_size: u32,
     staged: Staged,
-    /// Known when its checksums are.
-    version: Option<Rc<Version>>,
+    /// Known when its checksum is.
+    version: Option<Version>,
+    /// First block of its slot, if it has one (stores in place).
+    slot: Option<u64>,
     /// The operation that staged it; 0 after recovery.
     op: u64,
     /// Number of its record, once it has one.
     seq: Option<u64>,
     /// Blocks only this version uses.
     fresh: Vec<Run>,
+    /// Bytes of blocks that the committed version uses too (stores in place).
+    held: Vec<Held>,
+    /// Blocks by which its commit may grow the index, at most.
+    growth: u64,
 }
 
-/// What is held of one chunk.
-#[derive(Clone)]
-struct Entry {
-    chunk_size: u32,
-    committed: Option<(Committed, Rc<Version>)>,
-    staged: Option<StagedEntry>,
-}
-
-impl Entry {
-    fn meta(&self) -> ChunkMeta {
-        ChunkMeta {
-            chunk_size: self.chunk_size,
-            committed: self.committed.as_ref().map(|(c, _)| *c),
-            staged: self.staged.as_ref().map(|s| s.staged),
-        }
+impl StagedEntry {
+    fn fresh_blocks(&self) -> u64 {
+        self.fresh.iter().map(|r| u64::from(r.len)).sum()
     }
 
-    /// Upper bound of its size in a checkpoint, in bytes.
-    fn item_bytes(&self, key: &ChunkKey) -> u64 {
-        let version = |v: &Version| 60 + 16 * v.extents.len() as u64 + 4 * v.mapped();
-        let committed = self.committed.as_ref().map_or(0, |(_, v)| version(v));
-        let staged = self.staged.as_ref().and_then(|s| s.version.as_deref()).map_or(0, version);
-        8 + key.as_bytes().len() as u64 + committed + staged
+    fn held_bytes(&self) -> u64 {
+        self.held.iter().map(|h| h.bytes.len() as u64).sum()
+    }
+}
+
+/// The blocks a chunk owns.
+fn owned(item: &ChunkItem) -> Vec<Run> {
+    match item.slot {
+        Some(disk) => vec![Run { disk, len: slot_blocks(item.chunk_size) }],
+        None => version_of(item).runs(),
+    }
+}
+
+/// The blocks nobody needs when `new` takes the place of `old`.
+fn freed(old: Option<&ChunkItem>, new: Option<&ChunkItem>) -> Vec<Run> {
+    match (old, new) {
+        (None, _) => Vec::new(),
+        (Some(old), Some(new)) if old.slot.is_none() => version_of(old).not_in(Some(&version_of(new))),
+        (Some(old), Some(new)) if old.slot == new.slot => Vec::new(),
+        (Some(old), _) => owned(old),
     }
 }
 
@@ -145,45 +193,65 @@ struct Limbo {
 /// An operation with IO in flight.
 enum Op {
     Read(ReadOp),
+    /// A read that waits for the chunk to be asked.
+    Asking(ReadOp),
+    Heal(HealOp),
     Update(UpdateOp),
+    Apply {
+        number: u64,
+        left: usize,
+    },
+    /// A chunk is being moved together.
+    Move,
 }
 
 /// What an IO belongs to.
 #[derive(Clone, Copy, Debug)]
 enum Owner {
-    /// A piece of a read.
-    Read {
-        op: u64,
-        piece: usize,
-    },
-    /// A block of the old version, read to be merged.
-    Base {
-        op: u64,
-        which: usize,
-    },
+    /// A piece of a read, or of a chunk that is read as a whole.
+    Read { op: u64, piece: usize },
+    /// Blocks of the old version, read to be merged.
+    Base { op: u64, which: usize },
+    /// A page of the checksum table.
+    Page { page: u64 },
     /// A data write.
-    Data {
-        op: u64,
-    },
+    Data { op: u64 },
+    /// A write to a slot after the commit.
+    Apply { op: u64 },
     Append,
     GroupFlush,
+    /// The flush behind groups that were reported without one; they go up to this record.
+    LateFlush { seq: u64 },
     Slice,
     Super,
     CheckpointFlush,
+    Punch,
 }
 
-/// A copy-on-write chunk store on one target.
+/// A chunk store on one target.
 pub struct CowStore<D: Disk> {
     disk: D,
     arena: Arena,
     superblock: Superblock,
     uuid_crc: u32,
-    index: BTreeMap<ChunkKey, Entry>,
+    index: Index,
+    /// Blocks of the index area.
+    index_alloc: Allocator,
+    /// The leaves that the last checkpoint names.
+    image: Vec<Rc<Place>>,
+    staged: BTreeMap<ChunkKey, StagedEntry>,
+    /// Sum of [`StagedEntry::growth`].
+    growth: u64,
+    /// Bytes that wait for their commit or their apply.
+    held_bytes: u64,
+    table: Table,
+    /// Pages of the table that are being read, and who waits.
+    loads: BTreeMap<u64, Vec<u64>>,
+    /// Bytes of committed chunks that are not at their place yet.
+    overlay: BTreeMap<ChunkKey, Overlay>,
+    applies: VecDeque<Apply>,
     sessions: BTreeMap<SessionId, SessionRow>,
     floor: Ver,
-    chunks: u64,
-    /// Sum of [`Entry::item_bytes`].
-    index_bytes: u64,
     alloc: Allocator,
     /// Blocks of updates that are being staged.
     reserved: u64,
@@ -192,8 +260,13 @@ pub struct CowStore<D: Disk> {
     journal: Journal,
     queue: VecDeque<Pending>,
     group: Option<Group>,
+    /// A flush behind reported groups is in flight.
+    late_flush: bool,
     checkpoint: Option<Checkpoint>,
     pace: Pace,
+    scrub: Scrub,
+    compaction: Compaction,
+    punch: Punch,
     /// By number, which grows: the first key is the oldest operation with IO in flight.
     ops: BTreeMap<u64, Op>,
     next_op: u64,
@@ -206,6 +279,7 @@ pub struct CowStore<D: Disk> {
     now: Time,
     lazy_since: Option<Time>,
     stats: Stats,
+    metrics: Metrics,
     recovery: Recovery,
 }
 
@@ -223,13 +297,24 @@ impl<D: Disk> CowStore<D> {
             self.completions = completions;
             self.advance_group();
             self.advance_checkpoint();
+            self.advance_applies();
             self.release_limbo();
+            self.work_in_background();
             // A group of nothing but marks ends at once: then the next one can go.
             while self.form_group() {}
+            self.flush_late();
             self.advance_checkpoint();
+            self.table.shrink();
             self.disk.kick();
         }
         self.report(out);
+    }
+
+    /// Scrub, compaction, punching: what may be done now.
+    fn work_in_background(&mut self) {
+        self.advance_scrub();
+        self.advance_compaction();
+        self.advance_punch();
     }
 
     fn report(&mut self, out: &mut Vec<Done<Bytes>>) {
@@ -251,15 +336,34 @@ impl<D: Disk> CowStore<D> {
         if self.failed.is_some() {
             return !self.failure_reported;
         }
-        !self.done.is_empty() || !self.ios.is_empty() || self.group.is_some() || self.checkpoint.is_some() || self.queue_urgent()
+        !self.done.is_empty()
+            || !self.ios.is_empty()
+            || self.group.is_some()
+            || self.checkpoint.is_some()
+            || !self.applies_wait_for_records()
+            || self.queue_urgent()
     }
 
-    /// When [`CowStore::turn`] is to be called at the latest, if records wait for company.
+    /// Whether no apply waits for anything but its commit's record.
+    fn applies_wait_for_records(&self) -> bool {
+        self.applies.iter().all(|a| a.seq.is_none_or(|seq| seq > self.journal.durable))
+    }
+
+    /// When [`CowStore::turn`] is to be called at the latest, if records wait for company or for a flush.
     pub fn next_wake(&self) -> Option<Time> {
-        if self.failed.is_some() || self.group.is_some() {
+        if self.failed.is_some() {
             return None;
         }
-        self.lazy_since.map(|since| since + LAZY_NS)
+        let lazy = self.lazy_since.filter(|_| self.group.is_none()).map(|since| since + LAZY_NS);
+        [lazy, self.late_flush_due()].into_iter().flatten().min()
+    }
+
+    /// When [`CowStore::turn`] is to be called for what is done in the background.
+    pub fn background_wake(&self) -> Option<Time> {
+        if self.failed.is_some() {
+            return None;
+        }
+        [self.scrub_due(), self.compaction_due(), self.punch_due()].into_iter().flatten().min()
     }
 
     /// Who the target is.
@@ -275,6 +379,11 @@ impl<D: Disk> CowStore<D> {
     /// Counters.
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+
+    /// Sizes and times of what was done.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// What opening found.
@@ -302,23 +411,47 @@ impl<D: Disk> CowStore<D> {
             true => Ok(()),
             false => Err(format!("blocks {}+{} of {what} have another owner too", run.disk, run.len)),
         };
-        for (key, entry) in &self.index {
-            if let Some((_, v)) = &entry.committed {
-                v.not_in(None).iter().try_for_each(|r| own(key, r))?;
-            }
-            if let Some(s) = &entry.staged {
-                s.fresh.iter().try_for_each(|r| own(key, r))?;
-            }
+        for (key, item) in self.index.range(Bound::Unbounded) {
+            owned(&item).iter().try_for_each(|r| own(&key, r))?;
+        }
+        for (key, side) in &self.staged {
+            side.fresh.iter().try_for_each(|r| own(key, r))?;
         }
         self.limbo.iter().flat_map(|l| &l.runs).try_for_each(|r| own(&"limbo", r))?;
         self.queue.iter().flat_map(|p| &p.frees).try_for_each(|r| own(&"the queue", r))?;
+        self.compaction.runs().iter().try_for_each(|r| own(&"a move", r))?;
+        self.punch.running().iter().try_for_each(|r| own(&"a hole being punched", r))?;
         if alloc.free() != self.alloc.free() {
             return Err(format!("{} blocks have no owner, {} are free", alloc.free(), self.alloc.free()));
         }
-        let index_bytes: u64 = self.index.iter().map(|(k, e)| e.item_bytes(k)).sum();
-        let chunks = self.index.values().filter(|e| e.committed.is_some()).count() as u64;
-        if (index_bytes, chunks) != (self.index_bytes, self.chunks) {
-            return Err(format!("index: {index_bytes} bytes {chunks} chunks, counted {} {}", self.index_bytes, self.chunks));
+        let growth: u64 = self.staged.values().map(|s| s.growth).sum();
+        let applies: u64 = self.applies.iter().map(Apply::held_bytes).sum();
+        let held: u64 = applies + self.staged.values().map(StagedEntry::held_bytes).sum::<u64>();
+        if (growth, held) != (self.growth, self.held_bytes) {
+            return Err(format!("staged: {growth} {held}, counted {} {}", self.growth, self.held_bytes));
+        }
+        self.index.verify()?;
+        self.verify_index_area()
+    }
+
+    /// Checks that the blocks of the index area are those of the last checkpoint and of the one that is being written.
+    fn verify_index_area(&self) -> Result<(), String> {
+        let mut alloc = Allocator::new(self.index_alloc.total());
+        let mut seen: Vec<*const Place> = Vec::new();
+        let coming = self.checkpoint.iter().flat_map(|c| c.image());
+        let mut places: Vec<&Rc<Place>> = self.image.iter().chain(coming).collect();
+        places.sort_by_key(|p| Rc::as_ptr(p));
+        places.dedup_by_key(|p| Rc::as_ptr(p));
+        for place in places {
+            seen.push(Rc::as_ptr(place));
+            for run in &place.runs {
+                if !alloc.set(*run) {
+                    return Err(format!("index blocks {}+{} have two owners", run.disk, run.len));
+                }
+            }
+        }
+        if alloc.free() != self.index_alloc.free() {
+            return Err(format!("{} index blocks have no owner, {} are free", alloc.free(), self.index_alloc.free()));
         }
         Ok(())
     }
@@ -337,23 +470,35 @@ impl<D: Disk> CowStore<D> {
         tracing::error!(%key, ver, "{what}: ignored");
     }
 
-    /// Every change of a chunk goes through here: the running checkpoint keeps what was, and the counts stay exact.
-    fn edit<R>(&mut self, key: &ChunkKey, f: impl FnOnce(&mut Option<Entry>) -> R) -> R {
-        if let Some(checkpoint) = &mut self.checkpoint {
-            checkpoint.keep(key, self.index.get(key));
+    fn take_op(&mut self) -> u64 {
+        self.next_op += 1;
+        self.next_op - 1
+    }
+
+    /// Something that an operation waits for is there.
+    fn wake(&mut self, op: u64) {
+        match self.ops.get(&op) {
+            Some(Op::Read(_)) => self.wake_read(op),
+            Some(Op::Asking(_)) => self.read_again(op),
+            Some(Op::Update(_)) => self.wake_update(op),
+            _ => {}
         }
-        let mut entry = self.index.remove(key);
-        if let Some(e) = &entry {
-            self.index_bytes -= e.item_bytes(key);
-            self.chunks -= u64::from(e.committed.is_some());
-        }
-        let result = f(&mut entry);
-        if let Some(e) = entry.filter(|e| e.committed.is_some() || e.staged.is_some()) {
-            self.index_bytes += e.item_bytes(key);
-            self.chunks += u64::from(e.committed.is_some());
-            self.index.insert(key.clone(), e);
-        }
-        result
+    }
+
+    /// Adds to what is staged.
+    fn put_staged(&mut self, key: &ChunkKey, side: StagedEntry) {
+        self.growth += side.growth;
+        self.held_bytes += side.held_bytes();
+        self.staged.insert(key.clone(), side);
+    }
+
+    /// Takes a staged version out, if it is `ver`.
+    fn take_staged(&mut self, key: &ChunkKey, ver: Ver) -> Option<StagedEntry> {
+        self.staged.get(key).filter(|s| s.staged.ver == ver)?;
+        let side = self.staged.remove(key)?;
+        self.growth -= side.growth;
+        self.held_bytes -= side.held_bytes();
+        Some(side)
     }
 
     fn submit(&mut self, owner: Owner, op: IoOp) {
@@ -372,15 +517,19 @@ impl<D: Disk> CowStore<D> {
             return;
         }
         match (owner, completion.result) {
-            (Owner::Read { op, piece }, result) => self.read_done(op, piece, result),
+            (Owner::Read { op, piece }, result) => self.piece_read(op, piece, result),
+            (Owner::Base { op, which }, result) => self.base_read(op, which, result),
+            (Owner::Page { page }, result) => self.page_read(page, result),
+            (Owner::Punch, result) => self.punched(result.map(|_| ())),
             (_, Err(e)) => {
                 let name = self.disk.name();
                 self.fail(format!("{name}: {} failed: {e}", describe(owner)));
             }
-            (Owner::Base { op, which }, Ok(buf)) => self.base_read(op, which, buf),
             (Owner::Data { op }, Ok(_)) => self.data_written(op),
+            (Owner::Apply { op }, Ok(_)) => self.apply_written(op),
             (Owner::Append, Ok(_)) => self.group_io_done(),
             (Owner::GroupFlush, Ok(_)) => self.group_durable(),
+            (Owner::LateFlush { seq }, Ok(_)) => self.flushed_late(seq),
             (Owner::Slice, Ok(_)) => self.slice_written(),
             (Owner::Super, Ok(_)) => self.superblock_written(),
             (Owner::CheckpointFlush, Ok(_)) => self.checkpoint_flushed(),
@@ -389,13 +538,15 @@ impl<D: Disk> CowStore<D> {
 
     /// Frees what nobody can need any more.
     fn release_limbo(&mut self) {
-        let oldest = self.ops.keys().next().copied().unwrap_or(u64::MAX);
+        let op = self.ops.keys().next().copied().unwrap_or(u64::MAX);
+        let oldest = op.min(self.applies.front().map_or(u64::MAX, Apply::number));
         while self.limbo.front().is_some_and(|l| l.seq <= self.journal.durable && l.before <= oldest) {
             let Some(limbo) = self.limbo.pop_front() else { break };
             for run in limbo.runs {
                 self.limbo_blocks -= u64::from(run.len);
                 let cleared = self.alloc.clear(run);
                 debug_assert!(cleared, "blocks in limbo are taken");
+                self.punch.note(run);
             }
         }
     }
@@ -407,14 +558,20 @@ impl<D: Disk> CowStore<D> {
 
 fn describe(owner: Owner) -> &'static str {
     match owner {
-        Owner::Read { .. } | Owner::Base { .. } => "reading a data block",
-        Owner::Data { .. } => "writing data",
+        Owner::Read { .. } | Owner::Base { .. } | Owner::Page { .. } => "reading",
+        Owner::Data { .. } | Owner::Apply { .. } => "writing data",
         Owner::Append => "appending to the journal",
-        Owner::GroupFlush => "flushing data and journal",
+        Owner::GroupFlush | Owner::LateFlush { .. } => "flushing data and journal",
+        Owner::Punch => "giving space back",
         Owner::Slice => "writing a checkpoint",
         Owner::Super => "writing the superblock",
         Owner::CheckpointFlush => "flushing a checkpoint",
     }
+}
+
+fn meta_of(item: Option<ChunkItem>, side: Option<&StagedEntry>) -> Option<ChunkMeta> {
+    let chunk_size = item.as_ref().map(|i| i.chunk_size).or_else(|| side.map(|s| s.chunk_size))?;
+    Some(ChunkMeta { chunk_size, committed: item.map(|i| i.committed), staged: side.map(|s| s.staged) })
 }
 
 /// The buffer a successful read carries.
@@ -426,12 +583,25 @@ impl<D: Disk> ChunkStore for CowStore<D> {
     type Payload = Bytes;
 
     fn meta(&self, key: &ChunkKey) -> Option<ChunkMeta> {
-        self.index.get(key).map(Entry::meta)
+        meta_of(self.index.get(key), self.staged.get(key))
     }
 
     fn scan(&self, from: &[u8], limit: usize) -> Vec<(ChunkKey, ChunkMeta)> {
-        let range = self.index.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
-        range.take(limit).map(|(k, e)| (k.clone(), e.meta())).collect()
+        let mut committed = self.index.range(Bound::Included(from)).peekable();
+        let mut staged = self.staged.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)).peekable();
+        let mut out = Vec::new();
+        while out.len() < limit {
+            let key = match (committed.peek(), staged.peek()) {
+                (None, None) => break,
+                (Some((key, _)), None) => key.clone(),
+                (None, Some((key, _))) => (*key).clone(),
+                (Some((a, _)), Some((b, _))) => a.min(*b).clone(),
+            };
+            let item = committed.next_if(|(k, _)| *k == key).map(|(_, item)| item);
+            let side = staged.next_if(|(k, _)| **k == key).map(|(_, side)| side);
+            out.extend(meta_of(item, side).map(|meta| (key, meta)));
+        }
+        out
     }
 
     fn remove_floor(&self) -> Ver {
@@ -453,7 +623,8 @@ impl<D: Disk> ChunkStore for CowStore<D> {
             total: self.alloc.total() * BLOCK64,
             used: used * BLOCK64,
             reserved: self.reserved * BLOCK64,
-            chunks: self.chunks,
+            chunks: self.index.chunks(),
+            level: self.space_level() as i32,
         }
     }
 
@@ -470,7 +641,7 @@ impl<D: Disk> ChunkStore for CowStore<D> {
     }
 
     fn read(&mut self, id: u64, key: &ChunkKey, ver: Ver, offset: u32, len: u32) {
-        self.start_read(id, key, ver, offset, len);
+        self.start_read(Reader::Caller { id }, key, ver, offset, len);
     }
 
     fn install(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, committed: Committed, payload: Bytes) -> Result<(), Code> {

@@ -1,0 +1,258 @@
+//! Stores in place: a slot of the chunk's size for every chunk, and how bytes get to their place after the commit.
+//!
+//! The bytes of an update that fall on blocks the chunk uses travel in the journal record and stay in memory (`held` of the
+//! staged update, then the chunk's overlay); blocks the chunk does not use yet are written to the slot at once, where no
+//! version shows them. A commit queues an apply; it is written when the commit's record is durable and every older
+//! operation has ended, so that readers of the old version never see new bytes. From then on the overlay is not needed.
+//!
+//! What must hold: a block of the slot is written only while no version in use has other bytes for it that are nowhere
+//! else; applies of one chunk follow one another in order, and reach even a slot that has been given up (it is not used
+//! again before they have); a checkpoint has the bytes of commits whose apply has not been. (Amendment C12.)
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use bytes::Bytes;
+use catena_types::ChunkKey;
+use catena_types::limits::BLOCK;
+
+use super::{BLOCK64, CowStore, Op, Owner};
+use crate::disk::{Disk, IoOp};
+use crate::format::journal::Held;
+use crate::version::{Extent, Version, block_crcs};
+
+/// Bytes of a chunk's committed version that are not at their place on disk yet.
+#[derive(Default)]
+pub(crate) struct Overlay {
+    /// With the number of the apply or install that brings them there; in block order, not overlapping.
+    parts: Vec<(u64, Held)>,
+}
+
+/// Bytes that go to their place after a commit.
+pub(crate) struct Apply {
+    /// Names it in the overlay.
+    number: u64,
+    key: ChunkKey,
+    /// Number of the commit's record, once it has one.
+    pub(super) seq: Option<u64>,
+    /// Number of the next operation at the commit.
+    before: u64,
+    /// The version that was committed: where the bytes go.
+    version: Version,
+    held: Vec<Held>,
+    /// The operation that writes it.
+    op: Option<u64>,
+}
+
+impl Apply {
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.held.iter().map(|h| h.bytes.len() as u64).sum()
+    }
+
+    /// Its number, which is that of an operation.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Overlay {
+    /// The bytes.
+    pub(super) fn pieces(&self) -> Vec<Held> {
+        self.parts.iter().map(|(_, held)| held.clone()).collect()
+    }
+
+    /// Adds bytes over what is there.
+    pub(super) fn lay(&mut self, number: u64, held: Held) {
+        cover(&mut self.parts, number, held);
+    }
+
+    /// Keeps only bytes of blocks that are mapped.
+    pub(super) fn clip(&mut self, extents: &[Extent]) {
+        let parts = std::mem::take(&mut self.parts);
+        for (number, held) in parts {
+            let range = held.first..held.first + held.blocks() as u32;
+            let kept = in_use(range, extents, &[]);
+            self.parts.extend(kept.into_iter().map(|range| (number, cut(&held, range))));
+        }
+    }
+
+    /// Takes away what `number` brought; `true` if nothing is left.
+    pub(super) fn lift(&mut self, number: u64) -> bool {
+        self.parts.retain(|(n, _)| *n != number);
+        self.parts.is_empty()
+    }
+}
+
+/// Adds bytes over others, in block order.
+pub(crate) fn lay(pieces: &mut Vec<Held>, held: Held) {
+    let mut parts: Vec<((), Held)> = std::mem::take(pieces).into_iter().map(|h| ((), h)).collect();
+    cover(&mut parts, (), held);
+    pieces.extend(parts.into_iter().map(|(_, h)| h));
+}
+
+fn cover<T: Copy>(parts: &mut Vec<(T, Held)>, tag: T, held: Held) {
+    let (from, to) = (held.first, held.first + held.blocks() as u32);
+    let mut out = Vec::with_capacity(parts.len() + 2);
+    for (tag, part) in parts.drain(..) {
+        let (a, b) = (part.first, part.first + part.blocks() as u32);
+        for range in [a..b.min(from), a.max(to)..b] {
+            if !range.is_empty() {
+                out.push((tag, cut(&part, range)));
+            }
+        }
+    }
+    let at = out.partition_point(|(_, part)| part.first < from);
+    out.insert(at, (tag, held));
+    *parts = out;
+}
+
+/// Some blocks of a piece.
+fn cut(held: &Held, range: Range<u32>) -> Held {
+    let at = |block: u32| (block - held.first) as usize * BLOCK as usize;
+    Held { first: range.start, bytes: held.bytes.slice(at(range.start)..at(range.end)) }
+}
+
+/// The parts of `bytes` (whole blocks from block `first` on) that fall on the blocks `wanted`.
+pub(super) fn held_of(first: u32, segments: &[Bytes], wanted: &[Range<u32>]) -> Vec<Held> {
+    let mut out = Vec::new();
+    let mut start = first;
+    for segment in segments {
+        let end = start + (segment.len() / BLOCK as usize) as u32;
+        let whole = Held { first: start, bytes: segment.clone() };
+        for range in wanted {
+            let part = range.start.max(start)..range.end.min(end);
+            if !part.is_empty() {
+                out.push(cut(&whole, part));
+            }
+        }
+        start = end;
+    }
+    out
+}
+
+/// The blocks of `range` that are in use: on disk, or only in memory.
+pub(super) fn in_use(range: Range<u32>, extents: &[Extent], memory: &[Held]) -> Vec<Range<u32>> {
+    let on_disk = extents.iter().map(|e| e.logical..e.logical + e.len);
+    let all = on_disk.chain(memory.iter().map(|h| h.first..h.first + h.blocks() as u32));
+    let mut inside: Vec<_> = all.map(|r| r.start.max(range.start)..r.end.min(range.end)).filter(|r| !r.is_empty()).collect();
+    inside.sort_by_key(|r| r.start);
+    let mut out: Vec<Range<u32>> = Vec::new();
+    for r in inside {
+        match out.last_mut() {
+            Some(last) if last.end >= r.start => last.end = last.end.max(r.end),
+            _ => out.push(r),
+        }
+    }
+    out
+}
+
+impl<D: Disk> CowStore<D> {
+    /// A commit brings these bytes; gives the number of the apply.
+    pub(super) fn queue_apply(&mut self, key: &ChunkKey, version: Version, held: Vec<Held>) -> Option<u64> {
+        if held.is_empty() {
+            return None;
+        }
+        let number = self.take_op();
+        let overlay = self.overlay.entry(key.clone()).or_default();
+        held.iter().for_each(|h| overlay.lay(number, h.clone()));
+        self.held_bytes += held.iter().map(|h| h.bytes.len() as u64).sum::<u64>();
+        self.applies.push_back(Apply { number, key: key.clone(), seq: None, before: self.next_op, version, held, op: None });
+        Some(number)
+    }
+
+    /// Gives an apply the number of its commit's record.
+    pub(super) fn number_apply(&mut self, number: u64, seq: u64) {
+        if let Some(apply) = self.applies.iter_mut().find(|a| a.number == number) {
+            apply.seq = Some(seq);
+        }
+    }
+
+    /// Bytes that committed chunks need and that are not at their place, as of record `seq`.
+    pub(super) fn unapplied(&self, seq: u64) -> impl Iterator<Item = (&ChunkKey, &Vec<Held>)> {
+        self.applies.iter().filter(move |a| a.seq.is_some_and(|s| s <= seq)).map(|a| (&a.key, &a.held))
+    }
+
+    /// What is on its way to the chunk's slot, whether or not a version still shows it.
+    pub(super) fn on_the_way(&self, key: &ChunkKey) -> Vec<Held> {
+        let mut out: Vec<Held> = Vec::new();
+        for apply in self.applies.iter().filter(|a| a.key == *key) {
+            apply.held.iter().for_each(|held| lay(&mut out, held.clone()));
+        }
+        out
+    }
+
+    /// Writes what may be written now.
+    pub(super) fn advance_applies(&mut self) {
+        if self.applies.is_empty() {
+            return;
+        }
+        let oldest = self.ops.keys().next().copied().unwrap_or(u64::MAX);
+        let mut busy = BTreeSet::new();
+        let mut ready = Vec::new();
+        for apply in &self.applies {
+            let durable = apply.seq.is_some_and(|seq| seq <= self.journal.durable);
+            if busy.insert(&apply.key) && apply.op.is_none() && durable && apply.before <= oldest {
+                ready.push(apply.number);
+            }
+        }
+        for number in ready {
+            self.issue_apply(number);
+        }
+    }
+
+    fn issue_apply(&mut self, number: u64) {
+        let op = self.take_op();
+        let Some(apply) = self.applies.iter_mut().find(|a| a.number == number) else { return };
+        apply.op = Some(op);
+        let mut writes = Vec::new();
+        for held in &apply.held {
+            let mut extents = Vec::new();
+            apply.version.clip(held.first, held.first + held.blocks() as u32, &mut extents);
+            for e in extents {
+                writes.push((e.disk, cut(held, e.logical..e.logical + e.len).bytes));
+            }
+        }
+        if writes.is_empty() {
+            return self.apply_done(number);
+        }
+        self.ops.insert(op, Op::Apply { number, left: writes.len() });
+        for (disk, data) in writes {
+            self.stats.bytes_applied += data.len() as u64;
+            self.submit(Owner::Apply { op }, IoOp::Write { offset: self.data_offset(disk), data });
+        }
+    }
+
+    /// A write of an apply has completed.
+    pub(super) fn apply_written(&mut self, op: u64) {
+        let Some(Op::Apply { number, left }) = self.ops.get_mut(&op) else { return };
+        *left -= 1;
+        let number = *number;
+        if *left == 0 {
+            self.ops.remove(&op);
+            self.apply_done(number);
+        }
+    }
+
+    fn apply_done(&mut self, number: u64) {
+        let Some(at) = self.applies.iter().position(|a| a.number == number) else { return };
+        let Some(apply) = self.applies.remove(at) else { return };
+        self.held_bytes -= apply.held_bytes();
+        let current = self.overlay.get_mut(&apply.key);
+        // Blocks that a later version has other bytes for keep them in memory; their checksums come with its own apply.
+        for held in &apply.held {
+            for (block, crc) in (held.first..).zip(block_crcs(&held.bytes)) {
+                if let Some(disk) = apply.version.find(block) {
+                    self.table.set(disk, crc);
+                }
+            }
+        }
+        if current.is_some_and(|o| o.lift(number)) {
+            self.overlay.remove(&apply.key);
+        }
+    }
+}
+
+/// Blocks of a slot.
+pub(super) fn slot_blocks(chunk_size: u32) -> u32 {
+    (u64::from(chunk_size) / BLOCK64) as u32
+}
