@@ -244,4 +244,6 @@ pub struct Counters {
     pub sync_equal: u64,
     /// Replies whose checksum differed from ours.
     pub divergences: u64,
+    /// Reports of damaged chunks here.
+    pub damaged: u64,
 }

@@ -296,7 +296,7 @@ impl ChunkStore for ModelStore {
     }
 
     fn space(&self) -> Space {
-        Space { total: 1 << 30, used: 0, reserved: 0, chunks: self.memory.chunks.len() as u64 }
+        Space { total: 1 << 30, used: 0, reserved: 0, chunks: self.memory.chunks.len() as u64, level: 0 }
     }
 
     fn stage(&mut self, r: StageRequest<Bytes>) -> Result<(), Code> {

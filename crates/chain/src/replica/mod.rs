@@ -288,6 +288,11 @@ impl<P: Clone> Replica<P> {
             Done::Unstaged { key, ver } => self.on_unstaged(cx, key, ver),
             Done::Read { id, result } => self.on_read_done(cx, id, result),
             Done::Synced { id } => self.on_store_synced(cx, id),
+            Done::StageFailed { key, ver, code } => {
+                self.stand_down(cx, "it cannot stage an update");
+                self.condition = Condition::Failed(format!("chunk {key} version {ver} cannot be staged: {code:?}"));
+            }
+            Done::Damaged { .. } => self.counters.damaged += 1,
             Done::Failed { reason } => {
                 self.stand_down(cx, "its disk failed");
                 self.condition = Condition::Failed(reason);

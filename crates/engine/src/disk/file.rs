@@ -26,7 +26,7 @@ use super::{Completion, Disk, Io, IoOp};
 /// Environment variable that chooses the backend: `auto`, `uring` or `threads`.
 pub const BACKEND_VAR: &str = "CATENA_DISK";
 /// Bytes by which a target's file grows ahead of its writes.
-const GROW: u64 = 256 << 20;
+const GROW: u64 = 64 << 20;
 
 /// How disk operations are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
