@@ -282,7 +282,7 @@ fn a_flipped_bit_is_never_returned_as_good() {
         }
     }
     println!("flips: refused {refused:?}, corrupt reads {corrupt}, lost an unconfirmed end {older}, harmless {harmless}");
-    assert!(corrupt > 0 && harmless > 0 && refused.contains_key("CorruptCheckpoint") && refused.contains_key("CorruptJournal"));
+    assert!(corrupt > 0 && harmless > 0 && refused.is_empty(), "one flipped bit costs no target");
 }
 
 /// Reads everything; every success must be what the model had once under that version. Gives the number of corrupt reads,

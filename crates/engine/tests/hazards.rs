@@ -71,7 +71,8 @@ fn rot_is_never_given_a_fresh_checksum() {
         assert!(matches!(&turns(&mut store)[..], [Done::Read { result: Ok((b, _)), .. }] if b[..] == data[4096..8192]));
         store.stage(request(&key(), 2, op, &vec![9; op.payload_len() as usize])).unwrap();
         let done = turns(&mut store);
-        assert!(matches!(done.last(), Some(Done::Failed { reason }) if reason.contains("checksum")), "{done:?}");
+        assert!(matches!(done.last(), Some(Done::StageFailed { ver: 2, code: Code::Corrupt, .. })), "{done:?}");
+        assert!(store.meta(&key()).unwrap().staged.is_none() && store.verify().is_ok());
         let mut reopened = CowStore::open(disk.fork(), &arena()).unwrap();
         assert_eq!(read(&mut reopened, &key(), 1), Err(Code::Corrupt));
     }

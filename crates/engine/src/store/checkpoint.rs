@@ -153,7 +153,7 @@ impl<D: Disk> CowStore<D> {
         items.extend(self.sessions.iter().map(|(id, row)| CheckpointItem::Session(*id, *row)));
         let staged = self.staged.iter().filter(|(_, s)| s.seq.is_some_and(|n| n <= seq));
         items.extend(staged.filter_map(|(key, s)| Some(CheckpointItem::Staged(key.clone(), s.item()?))));
-        items.extend(self.unapplied(seq).map(|(key, held)| CheckpointItem::Redo(key.clone(), held.clone())));
+        items.extend(self.unapplied().into_iter().map(|(key, held)| CheckpointItem::Redo(key.clone(), held)));
         for item in items {
             self.put_item(checkpoint, &item);
         }

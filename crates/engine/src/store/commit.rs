@@ -3,11 +3,13 @@
 use catena_types::{ChainVer, ChunkKey, Committed, SessionId, SessionRow, Staged, Ver};
 
 use super::group::Notify;
+use super::in_place::{given_up, mapped, outside};
 use super::{CowStore, StagedEntry, freed};
 use crate::alloc::Run;
 use crate::disk::Disk;
 use crate::format::journal::Record;
 use crate::format::leaf::ChunkItem;
+use crate::version::Version;
 
 /// The session row a commit leaves behind.
 pub(super) fn row_of(staged: &Staged, chain_ver: ChainVer) -> SessionRow {
@@ -42,15 +44,19 @@ impl<D: Disk> CowStore<D> {
         if let Some(overlay) = self.overlay.get_mut(key) {
             overlay.clip(new.as_ref().map_or(&[], |n| &n.extents));
         }
-        if new.is_none() || old.is_some_and(|o| o.slot.is_some() && o.slot != side.slot) {
+        if new.is_none() || old.as_ref().is_some_and(|o| o.slot.is_some() && o.slot != side.slot) {
             self.overlay.remove(key);
         }
         let held = std::mem::take(&mut side.held);
-        let apply = side.version.and_then(|version| self.queue_apply(key, version, held));
+        let in_place = |item: &ChunkItem| item.slot.is_some() && item.slot == side.slot;
+        let cut = match (&old, &new) {
+            (Some(old), Some(new)) if in_place(old) => given_up(&old.extents, &new.extents),
+            _ => Vec::new(),
+        };
         self.note_session(staged.tag.session(), row_of(&staged, chain_ver));
         self.stats.committed += 1;
-        let record = Record::Commit { key: key.clone(), ver, chain_ver };
-        self.enqueue(Some(&record), false, apply.map_or(Notify::None, |number| Notify::Committed { number }), 0, frees);
+        self.enqueue(Some(&Record::Commit { key: key.clone(), ver, chain_ver }), false, Notify::None, 0, frees);
+        self.queue_apply(key, side.version.unwrap_or_default(), held, cut);
     }
 
     pub(super) fn drop_staged(&mut self, key: &ChunkKey, ver: Ver) {
@@ -62,9 +68,19 @@ impl<D: Disk> CowStore<D> {
             self.misuse("an unstage of what is not staged", key, ver);
             return self.enqueue(None, true, Notify::Unstaged { key: key.clone(), ver }, 0, Vec::new());
         };
+        // In a slot that stays, what was written of it may still be on its way, or may have to be there after a crash.
+        let stays = side.slot.filter(|_| side.fresh.is_empty());
+        let mut written = Vec::new();
+        if let (Some(disk), Some(version)) = (stays, &side.version) {
+            let held = side.held.iter().map(|h| h.first..h.first + h.blocks() as u32);
+            let base = self.index.get(key).filter(|i| i.slot == Some(disk)).map_or_else(Vec::new, |i| i.extents);
+            let not_direct: Vec<_> = held.chain(mapped(&base)).collect();
+            written = mapped(&version.extents).flat_map(|r| outside(r, &not_direct)).collect();
+        }
         let frees = self.withdraw(side);
         let record = Record::Unstage { key: key.clone(), ver };
         self.enqueue(Some(&record), true, Notify::Unstaged { key: key.clone(), ver }, 0, frees);
+        self.queue_apply(key, Version::default(), Vec::new(), written);
     }
 
     pub(super) fn purge_chunk(&mut self, id: u64, key: &ChunkKey) {

@@ -27,8 +27,6 @@ pub(crate) enum Notify {
     Staged { key: ChunkKey, ver: Ver, op: u64, info: StageInfo },
     Unstaged { key: ChunkKey, ver: Ver },
     Installed { id: u64, key: ChunkKey, op: u64 },
-    /// The bytes of apply `number` may go to their place.
-    Committed { number: u64 },
     /// A chunk lies elsewhere now.
     Moved,
     Synced { id: u64 },
@@ -46,6 +44,8 @@ pub(crate) struct Pending {
     pub(crate) frees: Vec<Run>,
     /// Number of the next operation when it was queued.
     pub(crate) before: u64,
+    /// The apply that waits for it.
+    pub(crate) apply: Option<u64>,
     /// A mark that had to let records pass which were queued later.
     pub(crate) overtaken: bool,
 }
@@ -96,7 +96,7 @@ impl<D: Disk> CowStore<D> {
         if let Some(record) = record {
             record.encode(&mut bytes);
         }
-        self.queue.push_back(Pending { record: bytes, notify, urgent, op, frees, before: self.next_op, overtaken: false });
+        self.queue.push_back(Pending { record: bytes, notify, urgent, op, frees, before: self.next_op, apply: None, overtaken: false });
         self.lazy_since.get_or_insert(self.now);
     }
 
@@ -189,14 +189,13 @@ impl<D: Disk> CowStore<D> {
             self.limbo_blocks += next.frees.iter().map(|r| u64::from(r.len)).sum::<u64>();
             self.limbo.push_back(Limbo { seq, before: next.before, runs: next.frees });
         }
-        match &next.notify {
-            Notify::Staged { key, op, .. } => {
-                if let Some(s) = self.staged.get_mut(key).filter(|s| s.op == *op) {
-                    s.seq = Some(seq);
-                }
-            }
-            Notify::Committed { number } => self.number_apply(*number, seq),
-            _ => {}
+        if let Notify::Staged { key, op, .. } = &next.notify
+            && let Some(s) = self.staged.get_mut(key).filter(|s| s.op == *op)
+        {
+            s.seq = Some(seq);
+        }
+        if let Some(number) = next.apply {
+            self.number_apply(number, seq);
         }
         if let Some(Op::Update(op)) = self.ops.get_mut(&next.op)
             && op.writes_left > 0
@@ -283,7 +282,6 @@ impl<D: Disk> CowStore<D> {
                 }
                 self.done.push(Done::Synced { id });
             }
-            Notify::Committed { .. } => {}
             Notify::Moved => self.move_recorded(),
             Notify::Synced { id } => self.done.push(Done::Synced { id }),
         }

@@ -4,9 +4,11 @@
 //! staged update, then the chunk's overlay); blocks the chunk does not use yet are written to the slot at once, where no
 //! version shows them. A commit queues an apply; it is written when the commit's record is durable and every older
 //! operation has ended, so that readers of the old version never see new bytes. From then on the overlay is not needed.
+//! Blocks that a chunk gives up (a cut, a dropped update) are guarded in the same way: until the record that gives them up
+//! is durable and older operations have ended, they count as in use.
 //!
 //! What must hold: a block of the slot is written only while no version in use has other bytes for it that are nowhere
-//! else; applies of one chunk follow one another in order, and reach even a slot that has been given up (it is not used
+//! else, and none can have them again after a crash; applies of one chunk follow one another in order, and reach even a slot that has been given up (it is not used
 //! again before they have); a checkpoint has the bytes of commits whose apply has not been. (Amendment C12.)
 
 use std::collections::BTreeSet;
@@ -28,18 +30,20 @@ pub(crate) struct Overlay {
     parts: Vec<(u64, Held)>,
 }
 
-/// Bytes that go to their place after a commit.
+/// Bytes that go to their place after a commit, and blocks that are given up with it.
 pub(crate) struct Apply {
     /// Names it in the overlay.
     number: u64,
     key: ChunkKey,
-    /// Number of the commit's record, once it has one.
+    /// Number of its record, once it has one.
     pub(super) seq: Option<u64>,
     /// Number of the next operation at the commit.
     before: u64,
     /// The version that was committed: where the bytes go.
     version: Version,
     held: Vec<Held>,
+    /// Blocks that are given up.
+    given_up: Vec<Range<u32>>,
     /// The operation that writes it.
     op: Option<u64>,
 }
@@ -71,7 +75,7 @@ impl Overlay {
         let parts = std::mem::take(&mut self.parts);
         for (number, held) in parts {
             let range = held.first..held.first + held.blocks() as u32;
-            let kept = in_use(range, extents, &[]);
+            let kept = in_use(range, mapped(extents));
             self.parts.extend(kept.into_iter().map(|range| (number, cut(&held, range))));
         }
     }
@@ -130,11 +134,10 @@ pub(super) fn held_of(first: u32, segments: &[Bytes], wanted: &[Range<u32>]) -> 
     out
 }
 
-/// The blocks of `range` that are in use: on disk, or only in memory.
-pub(super) fn in_use(range: Range<u32>, extents: &[Extent], memory: &[Held]) -> Vec<Range<u32>> {
-    let on_disk = extents.iter().map(|e| e.logical..e.logical + e.len);
-    let all = on_disk.chain(memory.iter().map(|h| h.first..h.first + h.blocks() as u32));
-    let mut inside: Vec<_> = all.map(|r| r.start.max(range.start)..r.end.min(range.end)).filter(|r| !r.is_empty()).collect();
+/// The blocks of `range` that are in one of the others.
+pub(super) fn in_use(range: Range<u32>, others: impl IntoIterator<Item = Range<u32>>) -> Vec<Range<u32>> {
+    let inside = others.into_iter().map(|r| r.start.max(range.start)..r.end.min(range.end));
+    let mut inside: Vec<_> = inside.filter(|r| !r.is_empty()).collect();
     inside.sort_by_key(|r| r.start);
     let mut out: Vec<Range<u32>> = Vec::new();
     for r in inside {
@@ -146,39 +149,75 @@ pub(super) fn in_use(range: Range<u32>, extents: &[Extent], memory: &[Held]) -> 
     out
 }
 
+/// The blocks on disk.
+pub(super) fn mapped(extents: &[Extent]) -> impl Iterator<Item = Range<u32>> + '_ {
+    extents.iter().map(|e| e.logical..e.logical + e.len)
+}
+
+/// The blocks of `range` that are in none of the others.
+pub(super) fn outside(range: Range<u32>, others: &[Range<u32>]) -> Vec<Range<u32>> {
+    let mut out = Vec::new();
+    let mut at = range.start;
+    for other in in_use(range.clone(), others.iter().cloned()) {
+        if other.start > at {
+            out.push(at..other.start);
+        }
+        at = other.end;
+    }
+    if at < range.end {
+        out.push(at..range.end);
+    }
+    out
+}
+
+/// The blocks of `old` that `new` does not map.
+pub(super) fn given_up(old: &[Extent], new: &[Extent]) -> Vec<Range<u32>> {
+    let new: Vec<_> = mapped(new).collect();
+    mapped(old).flat_map(|range| outside(range, &new)).collect()
+}
+
 impl<D: Disk> CowStore<D> {
-    /// A commit brings these bytes; gives the number of the apply.
-    pub(super) fn queue_apply(&mut self, key: &ChunkKey, version: Version, held: Vec<Held>) -> Option<u64> {
-        if held.is_empty() {
-            return None;
+    /// The record queued last brings these bytes, or gives these blocks up.
+    pub(super) fn queue_apply(&mut self, key: &ChunkKey, version: Version, held: Vec<Held>, given_up: Vec<Range<u32>>) {
+        if held.is_empty() && given_up.is_empty() {
+            return;
         }
         let number = self.take_op();
-        let overlay = self.overlay.entry(key.clone()).or_default();
-        held.iter().for_each(|h| overlay.lay(number, h.clone()));
+        if !held.is_empty() {
+            let overlay = self.overlay.entry(key.clone()).or_default();
+            held.iter().for_each(|h| overlay.lay(number, h.clone()));
+        }
         self.held_bytes += held.iter().map(|h| h.bytes.len() as u64).sum::<u64>();
-        self.applies.push_back(Apply { number, key: key.clone(), seq: None, before: self.next_op, version, held, op: None });
-        Some(number)
+        let (key, before) = (key.clone(), self.next_op);
+        self.applies.push_back(Apply { number, key, seq: None, before, version, held, given_up, op: None });
+        if let Some(pending) = self.queue.back_mut() {
+            pending.apply = Some(number);
+        }
     }
 
-    /// Gives an apply the number of its commit's record.
+    /// Gives an apply the number of its record.
     pub(super) fn number_apply(&mut self, number: u64, seq: u64) {
         if let Some(apply) = self.applies.iter_mut().find(|a| a.number == number) {
             apply.seq = Some(seq);
         }
     }
 
-    /// Bytes that committed chunks need and that are not at their place, as of record `seq`.
-    pub(super) fn unapplied(&self, seq: u64) -> impl Iterator<Item = (&ChunkKey, &Vec<Held>)> {
-        self.applies.iter().filter(move |a| a.seq.is_some_and(|s| s <= seq)).map(|a| (&a.key, &a.held))
+    /// Bytes that committed chunks need and that are not at their place. (An install brings its own.)
+    pub(super) fn unapplied(&self) -> Vec<(&ChunkKey, Vec<Held>)> {
+        let numbers: BTreeSet<u64> = self.applies.iter().map(|a| a.number).collect();
+        let of = |overlay: &Overlay| {
+            let parts = overlay.parts.iter().filter(|(number, _)| numbers.contains(number));
+            parts.map(|(_, held)| held.clone()).collect::<Vec<_>>()
+        };
+        let all = self.overlay.iter().map(|(key, overlay)| (key, of(overlay)));
+        all.filter(|(_, held)| !held.is_empty()).collect()
     }
 
-    /// What is on its way to the chunk's slot, whether or not a version still shows it.
-    pub(super) fn on_the_way(&self, key: &ChunkKey) -> Vec<Held> {
-        let mut out: Vec<Held> = Vec::new();
-        for apply in self.applies.iter().filter(|a| a.key == *key) {
-            apply.held.iter().for_each(|held| lay(&mut out, held.clone()));
-        }
-        out
+    /// Blocks of the chunk that must not be written now, though the committed version may not use them.
+    pub(super) fn guarded(&self, key: &ChunkKey) -> Vec<Range<u32>> {
+        let applies = self.applies.iter().filter(|a| a.key == *key);
+        let held = |a: &Apply| a.held.iter().map(|h| h.first..h.first + h.blocks() as u32).collect::<Vec<_>>();
+        applies.flat_map(|a| held(a).into_iter().chain(a.given_up.iter().cloned())).collect()
     }
 
     /// Writes what may be written now.

@@ -64,12 +64,13 @@ pub(super) struct View {
 impl<D: Disk> CowStore<D> {
     /// The readable version `ver` of a chunk.
     fn view(&self, key: &ChunkKey, ver: Ver) -> Option<View> {
-        let memory = self.overlay.get(key).map_or_else(Vec::new, |o| o.pieces());
+        let memory = || self.overlay.get(key).map_or_else(Vec::new, |o| o.pieces());
         if let Some(item) = self.index.get(key).filter(|item| item.committed.ver == ver) {
-            return Some(View { version: version_of(&item), memory });
+            return Some(View { version: version_of(&item), memory: memory() });
         }
         let side = self.staged.get(key).filter(|s| s.staged.ver == ver && s.staged.durable && !s.staged.remove)?;
-        let mut memory = memory;
+        // A version with a slot of its own is all there.
+        let mut memory = if side.fresh.is_empty() { memory() } else { Vec::new() };
         side.held.iter().for_each(|held| super::in_place::lay(&mut memory, held.clone()));
         Some(View { version: side.version.clone()?, memory })
     }

@@ -14,7 +14,7 @@ use catena_types::store::ChecksumMethod;
 use catena_types::{ChunkKey, Code, Committed, Done, OpKind, StageInfo, StageRequest, Staged, Ver};
 
 use super::group::Notify;
-use super::in_place::{held_of, in_use, slot_blocks};
+use super::in_place::{held_of, in_use, mapped, slot_blocks};
 use super::read::{Piece, assemble};
 use super::sums::{Missing, Sums};
 use super::{BLOCK64, CowStore, Op, Owner, StagedEntry, buffer, freed, version_of};
@@ -125,9 +125,10 @@ impl Shape {
         let (count, op) = (blocks(self.len), &request.op);
         let merge = match op.kind() {
             OpKind::Write => {
-                let over = op.offset.div_ceil(BLOCK)..(op.offset + op.len) / BLOCK;
-                let over = over.start..over.end.max(over.start);
-                Vec::from([0..over.start.min(blocks(old)), over.end.min(blocks(old))..blocks(old).min(count)])
+                let start = op.offset.div_ceil(BLOCK).min(blocks(old));
+                let end = op.offset + op.len;
+                let end = if end >= old { blocks(old) } else { (end / BLOCK).max(start) };
+                Vec::from([0..start, end..blocks(old)])
             }
             _ => Vec::from([0..blocks(old).min(count)]),
         };
@@ -194,9 +195,8 @@ impl<D: Disk> CowStore<D> {
         }
         let slot = base.and_then(|b| b.slot);
         let held = base.map_or_else(Vec::new, |b| {
-            let mut memory = self.on_the_way(&request.key);
-            b.memory.iter().for_each(|h| super::in_place::lay(&mut memory, h.clone()));
-            in_use(shape.written(), &b.version.extents, &memory)
+            let memory = b.memory.iter().map(|h| h.first..h.first + h.blocks() as u32);
+            in_use(shape.written(), mapped(&b.version.extents).chain(memory).chain(self.guarded(&request.key)))
         });
         let bytes: u64 = held.iter().map(|r| r.len() as u64 * BLOCK64).sum();
         if let Some(disk) = slot.filter(|_| self.may_hold(bytes)) {

@@ -128,6 +128,9 @@ pub fn params(capacity_blocks: u64, journal_blocks: u64) -> Params {
     let mut p = Params::new(*b"0123456789abcdef", capacity_blocks * 4096);
     p.journal = journal_blocks * 4096;
     p.checkpoint = 64 * 4096;
+    if std::env::var("CATENA_KIND").is_ok_and(|k| k == "in-place") {
+        p.kind = catena_engine::StoreKind::InPlace;
+    }
     p
 }
 
@@ -535,7 +538,7 @@ pub fn read_all<D: Disk>(store: &mut CowStore<D>) -> BTreeMap<ChunkKey, ChunkSta
     while store.busy() {
         store.turn(0, &mut done);
     }
-    assert_eq!(done.len(), wanted.len());
+    assert_eq!(done.len(), wanted.len(), "{:?}", done.iter().filter(|d| !matches!(d, Done::Read { result: Ok(_), .. })).collect::<Vec<_>>());
     for d in done {
         let Done::Read { id, result } = d else { panic!("{d:?}") };
         let (key, ver, staged) = &wanted[id as usize];

@@ -116,7 +116,7 @@ fn client() -> Vec<Sample> {
 }
 
 fn manager() -> Vec<Sample> {
-    let space = Space { total: 1 << 40, used: 1 << 30, reserved: 4096, chunks: 77 };
+    let space = Space { total: 1 << 40, used: 1 << 30, reserved: 4096, chunks: 77, level: 0 };
     let offer = TargetOffer { uuid: (0..16).collect(), target: 31, shard: 1, space };
     let register = RegisterRequest {
         node: 2,

@@ -7,7 +7,7 @@ use crate::alloc::Run;
 use crate::format::journal::{Held, Placed, Record, StageRecord};
 use crate::format::leaf::ChunkItem;
 use crate::store::commit::{committed_of, row_of};
-use crate::store::in_place::{in_use, lay};
+use crate::store::in_place::{in_use, lay, mapped};
 use crate::store::{StagedEntry, version_of};
 use crate::version::{Change, Version, relocated};
 
@@ -110,8 +110,8 @@ impl State {
             // Blocks that are not in use any more may since have been written directly.
             let kept: Vec<Held> = self.redo.remove(key).unwrap_or_default();
             for held in kept {
-                let mapped = in_use(held.first..held.first + held.blocks() as u32, &new.extents, &[]);
-                self.redo(key, super::held_of(held.first, &[held.bytes], &mapped));
+                let kept = in_use(held.first..held.first + held.blocks() as u32, mapped(&new.extents));
+                self.redo(key, super::held_of(held.first, &[held.bytes], &kept));
             }
         }
         self.redo(key, side.held.clone());
@@ -130,9 +130,9 @@ impl State {
     fn moved(&mut self, key: &ChunkKey, ver: Ver, placed: &Placed) -> Result<(), String> {
         let item = self.index.get(key).filter(|i| i.committed.ver == ver);
         let Some(item) = item else { return Err(format!("{key} version {ver} is moved and is not there")) };
-        let mapped: u64 = item.extents.iter().map(|e| u64::from(e.len)).sum();
-        if mapped != placed.crcs.len() as u64 {
-            return Err(format!("{key} has {mapped} blocks, and {} are moved", placed.crcs.len()));
+        let blocks: u64 = item.extents.iter().map(|e| u64::from(e.len)).sum();
+        if blocks != placed.crcs.len() as u64 {
+            return Err(format!("{key} has {blocks} blocks, and {} are moved", placed.crcs.len()));
         }
         let extents = relocated(&item.extents, &placed.runs);
         self.learn(&placed.runs, &placed.crcs, 0, &[]);
