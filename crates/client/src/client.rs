@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catena_types::{ChainId, ClientId, PublicState, Routing, TargetId};
-use catena_wire::client::{InspectReply, InspectRequest};
+use catena_wire::client::{InspectReply, InspectRequest, TargetReply, TargetRequest};
 use catena_wire::header::Kind;
 use catena_wire::manager::{InitReply, InitRequest, StatusReply, StatusRequest};
 use tokio::task::AbortHandle;
@@ -199,6 +199,19 @@ impl Client {
         members.iter().zip(answers.await).map(|(m, answer)| (m.target, m.state(), answer)).collect()
     }
 
+    /// What there is to know of a target's store; `scrub` starts a scrub pass there. One attempt.
+    ///
+    /// # Errors
+    /// `NotFound` if the cluster has no such target; `Unavailable` or `Timeout` if its node does not answer.
+    pub async fn target(&self, target: TargetId, scrub: bool) -> Result<TargetReply, Error> {
+        let routing = self.routing();
+        if routing.target(target).is_none() {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no target {target}: see `catena status --json`")));
+        }
+        let request = TargetRequest { target, scrub };
+        self.inner.ask_target(&routing, target, Kind::Target, &request).await
+    }
+
     /// Applies many updates, all on their way at once. Each has its own outcome, in the order given; updates of the same
     /// chunk may be applied in any order.
     pub async fn write_batch(&self, items: Vec<WriteItem>) -> Vec<Result<Updated, Error>> {
@@ -260,17 +273,29 @@ impl Client {
 impl Inner {
     /// What one replica holds of a chunk; one attempt.
     async fn inspect(&self, routing: &Routing, target: TargetId, key: Vec<u8>) -> Result<InspectReply, Error> {
+        self.ask_target(routing, target, Kind::Inspect, &InspectRequest { target, key }).await
+    }
+
+    /// A question to one target, whatever its state; one attempt.
+    async fn ask_target<Rep: crate::managers::Reply>(
+        &self,
+        routing: &Routing,
+        target: TargetId,
+        kind: Kind,
+        request: &impl prost::Message,
+    ) -> Result<Rep, Error> {
         let unavailable = |cause: String| Error::new(ErrorKind::Unavailable, cause);
         let addr = routing.addr_of(target).ok_or_else(|| unavailable("it has no address in the routing".into()))?;
         let until = self.routes.clock.after(INSPECT);
-        let request = InspectRequest { target, key };
         let nothing = (Bytes::new(), 0);
-        match self.routes.links.ask::<_, InspectReply>(addr, Kind::Inspect, &request, nothing, until).await {
-            Ok((InspectReply { failure: Some(f), .. }, _)) => Err(Error::from_failure(&f)),
-            Ok((reply, _)) => Ok(reply),
+        match self.routes.links.ask::<_, Rep>(addr, kind, request, nothing, until).await {
+            Ok((reply, _)) => match reply.failure() {
+                Some(failure) => Err(Error::from_failure(failure)),
+                None => Ok(reply),
+            },
             Err(e) => Err(inspect_error(e)),
         }
-        .map_err(|e| e.context(format!("inspect target {target}")))
+        .map_err(|e| e.context(format!("ask target {target}")))
     }
 }
 

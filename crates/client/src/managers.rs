@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catena_types::{Class, Failure, Time};
-use catena_wire::client::{InspectReply, ListReply, ReadReply, UpdateReply};
+use catena_wire::client::{InspectReply, ListReply, ReadReply, TargetReply, UpdateReply};
 use catena_wire::header::Kind;
 use catena_wire::manager::{InitReply, RoutingReply, StatusReply};
 
@@ -27,7 +27,7 @@ pub(crate) trait Reply: prost::Message + Default {
 macro_rules! replies {
     ($($t:ty),*) => { $(impl Reply for $t { fn failure(&self) -> Option<&Failure> { self.failure.as_ref() } })* };
 }
-replies!(UpdateReply, ReadReply, ListReply, InspectReply, RoutingReply, InitReply, StatusReply);
+replies!(UpdateReply, ReadReply, ListReply, InspectReply, TargetReply, RoutingReply, InitReply, StatusReply);
 
 /// The managers known.
 pub(crate) struct Managers {

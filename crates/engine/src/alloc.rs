@@ -101,6 +101,18 @@ impl Allocator {
         Some(run)
     }
 
+    /// Number of runs the free blocks are in.
+    pub(crate) fn free_runs(&self) -> u64 {
+        let mut before = 1u64;
+        let mut runs = 0;
+        for &word in &self.words {
+            // A run starts where a clear bit follows a set one.
+            runs += u64::from((!word & ((word << 1) | before)).count_ones());
+            before = word >> 63;
+        }
+        runs
+    }
+
     /// The block behind the last one taken.
     pub(crate) fn used_until(&self) -> u64 {
         let behind = self.total % 64;

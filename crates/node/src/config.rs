@@ -3,9 +3,13 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use catena_engine::{Background, Durability, StoreKind};
 use catena_types::NodeId;
 
 use crate::NodeError;
+
+/// Bytes per second that each target's scrub reads unless told otherwise: a terabyte in 12 days.
+const SCRUB_RATE: u64 = 1 << 20;
 
 /// How a node reaches its disks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +67,12 @@ pub struct NodeConfig {
     pub capacity: u64,
     /// Size of the journal of a target that is made; 0: chosen from the capacity.
     pub journal: u64,
+    /// How a target that is made keeps chunks.
+    pub store: StoreKind,
+    /// What an acknowledgement of a target that is made means.
+    pub durability: Durability,
+    /// What targets do by themselves when there is time.
+    pub background: Background,
     /// Memory for buffers, over all shards.
     pub memory: usize,
     /// How disks are reached.
@@ -85,6 +95,9 @@ impl NodeConfig {
             targets: 1,
             capacity: 1 << 30,
             journal: 0,
+            store: StoreKind::Cow,
+            durability: Durability::Flush,
+            background: Background { scrub_rate: SCRUB_RATE, ..Background::default() },
             memory: 512 << 20,
             disk: DiskChoice::Auto,
             limits: Limits::default(),

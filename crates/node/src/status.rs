@@ -1,8 +1,11 @@
 //! What a node says about itself, for tests and tools.
 
 use catena_chain::{Counters, Report};
-use catena_engine::Stats;
-use catena_types::{ChainId, Incarnation, NodeId, Space, TargetId};
+use catena_engine::target_dir::FileStore;
+use catena_engine::{Histogram, Stats};
+use catena_types::store::StoreReport;
+use catena_types::{ChainId, ChunkStore, Incarnation, NodeId, Space, TargetId};
+use catena_wire::client::{HistogramSummary, Metric, TargetReply};
 
 /// A node.
 #[derive(Clone, Debug)]
@@ -61,4 +64,51 @@ pub struct TargetStatus {
     pub replica: Counters,
     /// Of the engine.
     pub engine: Stats,
+}
+
+/// What a heartbeat says of a store.
+pub(crate) fn store_report(store: &FileStore) -> StoreReport {
+    let (params, stats, scrub) = (store.params(), store.stats(), store.scrub_status());
+    StoreReport {
+        kind: params.kind as i32,
+        durability: params.durability as i32,
+        damaged: stats.damaged,
+        read_errors: stats.read_errors,
+        scrubbing: scrub.running,
+        scrub_passes: scrub.passes,
+        scrub_bytes: scrub.bytes,
+        scrub_bad: scrub.bad,
+    }
+}
+
+/// Everything that is to be known of a store.
+pub(crate) fn describe(store: &FileStore) -> TargetReply {
+    let metrics = store.metrics();
+    let values = store.stats().named().into_iter().chain(store.gauges());
+    let histograms = [
+        ("stage_nanoseconds", &metrics.stage),
+        ("read_nanoseconds", &metrics.read),
+        ("flush_nanoseconds", &metrics.flush),
+        ("append_records", &metrics.records),
+        ("update_bytes", &metrics.update_bytes),
+    ];
+    TargetReply {
+        failure: None,
+        store: Some(store_report(store)),
+        space: Some(store.space()),
+        values: values.map(|(name, value)| Metric { name: name.to_owned(), value }).collect(),
+        histograms: histograms.iter().map(|(name, h)| summary(name, h)).collect(),
+    }
+}
+
+fn summary(name: &str, h: &Histogram) -> HistogramSummary {
+    HistogramSummary {
+        name: name.to_owned(),
+        count: h.count(),
+        sum: h.sum(),
+        most: h.most(),
+        p50: h.quantile(0.5),
+        p99: h.quantile(0.99),
+        p999: h.quantile(0.999),
+    }
 }

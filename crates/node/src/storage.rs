@@ -5,7 +5,7 @@ use std::path::Path;
 use catena_arena::Arena;
 use catena_engine::disk::file::{Backend, Ring};
 use catena_engine::target_dir::{FileStore, TargetDir};
-use catena_engine::{OpenError, Params};
+use catena_engine::{Background, OpenError, Params};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
@@ -23,6 +23,7 @@ pub(crate) struct Opened {
 pub(crate) struct Storage {
     ring: Ring,
     arena: Arena,
+    background: Background,
 }
 
 /// Tells when operations on a shard's disks have completed.
@@ -33,7 +34,7 @@ pub(crate) struct Completions(pipe::Receiver);
 
 impl Storage {
     /// Starts the backend. Needs the shard's runtime.
-    pub(crate) fn start(disk: DiskChoice, arena: &Arena) -> Result<(Storage, Completions), NodeError> {
+    pub(crate) fn start(disk: DiskChoice, background: Background, arena: &Arena) -> Result<(Storage, Completions), NodeError> {
         let backend = match disk {
             DiskChoice::Auto => Backend::Auto,
             DiskChoice::Uring => Backend::Uring,
@@ -41,12 +42,18 @@ impl Storage {
         };
         let ring = Ring::new(backend, arena).map_err(NodeError::Disk)?;
         let event = ring.event_fd().and_then(pipe::Receiver::from_owned_fd_unchecked).map_err(NodeError::Disk)?;
-        Ok((Storage { ring, arena: arena.clone() }, Completions(event)))
+        Ok((Storage { ring, arena: arena.clone(), background }, Completions(event)))
     }
 
     /// Opens a target, or makes it. Blocks.
     pub(crate) fn open_or_create(&self, path: &Path, params: &Params) -> Result<Opened, OpenError> {
-        let (dir, store) = TargetDir::open_or_create(path, params, &self.ring, &self.arena)?;
+        let (dir, mut store) = TargetDir::open_or_create(path, params, &self.ring, &self.arena)?;
+        let held = store.params();
+        if (held.kind, held.durability) != (params.kind, params.durability) {
+            let path = path.display();
+            tracing::warn!(%path, kind = ?held.kind, durability = ?held.durability, "a target stays as it was made");
+        }
+        store.set_background(self.background);
         Ok(Opened { store, dir })
     }
 
@@ -56,7 +63,8 @@ impl Storage {
         opened.store.close(&mut Vec::new())?;
         let path = opened.dir.path().to_owned();
         drop(opened);
-        let (dir, store) = TargetDir::open(&path, &self.ring, &self.arena)?;
+        let (dir, mut store) = TargetDir::open(&path, &self.ring, &self.arena)?;
+        store.set_background(self.background);
         Ok(Opened { store, dir })
     }
 }
@@ -79,6 +87,8 @@ pub(crate) fn params(config: &NodeConfig) -> Params {
     let mut uuid = [0; 16];
     crate::service::draw(&mut uuid);
     let mut params = Params::new(uuid, config.capacity);
+    params.kind = config.store;
+    params.durability = config.durability;
     if config.journal != 0 {
         params.journal = config.journal;
     }

@@ -63,6 +63,55 @@ pub enum SpaceLevel {
     NoWrites = 3,
 }
 
+/// How a target keeps chunks. Decided when it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum StoreKind {
+    /// Block-granular copy-on-write: an update writes its blocks to fresh space.
+    Cow = 1,
+    /// A fixed slot per chunk: an update of blocks in use goes to the journal, and to its place after the commit.
+    InPlace = 2,
+}
+
+/// What an acknowledgement of a target means. Decided when it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum Durability {
+    /// The update is on stable media.
+    Flush = 1,
+    /// The update has been written, and is flushed within moments: a power cut of all replicas may lose these.
+    Replicated = 2,
+}
+
+/// What is to be known of a store, for people.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct StoreReport {
+    /// How it keeps chunks.
+    #[prost(enumeration = "StoreKind", tag = "1")]
+    pub kind: i32,
+    /// What an acknowledgement means.
+    #[prost(enumeration = "Durability", tag = "2")]
+    pub durability: i32,
+    /// Chunks found damaged since it was opened.
+    #[prost(uint64, tag = "3")]
+    pub damaged: u64,
+    /// Read operations the disk refused since it was opened.
+    #[prost(uint64, tag = "4")]
+    pub read_errors: u64,
+    /// A scrub pass is under way.
+    #[prost(bool, tag = "5")]
+    pub scrubbing: bool,
+    /// Scrub passes completed since it was made.
+    #[prost(uint64, tag = "6")]
+    pub scrub_passes: u64,
+    /// Bytes verified in this pass, or in the last one.
+    #[prost(uint64, tag = "7")]
+    pub scrub_bytes: u64,
+    /// Damaged chunks found in this pass, or in the last one.
+    #[prost(uint64, tag = "8")]
+    pub scrub_bad: u64,
+}
+
 /// How a chunk checksum was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]

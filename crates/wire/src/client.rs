@@ -1,6 +1,7 @@
 //! Client to node. Every request names chain and chain version; every reply carries a failure or the result.
 
-use catena_types::{ChainVer, ChunkMeta, Failure, Op, StageInfo, Tag, Ver};
+use catena_types::store::StoreReport;
+use catena_types::{ChainVer, ChunkMeta, Failure, Op, Space, StageInfo, Tag, Ver};
 
 /// An update of one chunk, sent to the head. The payload of a write follows the body.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -164,6 +165,74 @@ pub struct InspectReply {
     /// Membership version at the replica.
     #[prost(uint64, tag = "3")]
     pub chain_ver: ChainVer,
+}
+
+/// What there is to know of a target's store; and what it is to do.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TargetRequest {
+    /// The target.
+    #[prost(uint32, tag = "1")]
+    pub target: u32,
+    /// Start a scrub pass now, if none is under way.
+    #[prost(bool, tag = "2")]
+    pub scrub: bool,
+}
+
+/// The answer to [`TargetRequest`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TargetReply {
+    /// Set if the target is not here, or not open.
+    #[prost(message, optional, tag = "1")]
+    pub failure: Option<Failure>,
+    /// Its store.
+    #[prost(message, optional, tag = "2")]
+    pub store: Option<StoreReport>,
+    /// Its space.
+    #[prost(message, optional, tag = "3")]
+    pub space: Option<Space>,
+    /// Counters and gauges by name.
+    #[prost(message, repeated, tag = "4")]
+    pub values: Vec<Metric>,
+    /// Distributions by name.
+    #[prost(message, repeated, tag = "5")]
+    pub histograms: Vec<HistogramSummary>,
+}
+
+/// A counter since the target was opened, or a gauge.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Metric {
+    /// Stable name; its last word is the unit where there is one.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Value.
+    #[prost(uint64, tag = "2")]
+    pub value: u64,
+}
+
+/// A distribution since the target was opened.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HistogramSummary {
+    /// Stable name; its last word is the unit.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Values counted.
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+    /// Their sum.
+    #[prost(uint64, tag = "3")]
+    pub sum: u64,
+    /// The greatest.
+    #[prost(uint64, tag = "4")]
+    pub most: u64,
+    /// Half of the values are not above this.
+    #[prost(uint64, tag = "5")]
+    pub p50: u64,
+    /// 99 of 100 values are not above this.
+    #[prost(uint64, tag = "6")]
+    pub p99: u64,
+    /// 999 of 1000 values are not above this.
+    #[prost(uint64, tag = "7")]
+    pub p999: u64,
 }
 
 /// One page of the committed chunks of a replica, in key order.

@@ -57,6 +57,10 @@ pub enum Kind {
     List = 22,
     /// [`crate::client::ListReply`]
     ListReply = 23,
+    /// [`crate::client::TargetRequest`]
+    Target = 24,
+    /// [`crate::client::TargetReply`]
+    TargetReply = 25,
     /// [`crate::manager::RegisterRequest`]
     Register = 32,
     /// [`crate::manager::RegisterReply`]
@@ -81,7 +85,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Hello,
         Kind::HelloReply,
         Kind::Peer,
@@ -93,6 +97,8 @@ impl Kind {
         Kind::InspectReply,
         Kind::List,
         Kind::ListReply,
+        Kind::Target,
+        Kind::TargetReply,
         Kind::Register,
         Kind::RegisterReply,
         Kind::Heartbeat,
@@ -125,6 +131,7 @@ impl Kind {
                 | ReadReply
                 | InspectReply
                 | ListReply
+                | TargetReply
                 | RegisterReply
                 | HeartbeatReply
                 | RoutingReply

@@ -1,5 +1,6 @@
 //! Node, client and tool to manager.
 
+use catena_types::store::StoreReport;
 use catena_types::{ChainVer, Failure, LocalState, Routing, Space};
 
 /// A target directory, as its node found it.
@@ -89,6 +90,9 @@ pub struct TargetReport {
     /// Why it has failed, if it has.
     #[prost(string, tag = "8")]
     pub failed: String,
+    /// Of its store; absent if that is not open.
+    #[prost(message, optional, tag = "9")]
+    pub store: Option<StoreReport>,
 }
 
 /// I live. Asks for a lease for the targets listed.

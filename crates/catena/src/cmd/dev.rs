@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use catena_types::limits::BLOCK;
 
-use super::runtime;
+use super::{StoreArgs, runtime};
 use super::service::stop_signal;
 use crate::fault::{Doing, Result};
 use crate::output::{self, bold, dim, say};
@@ -51,20 +51,22 @@ pub(crate) struct ShapeArgs {
     /// Size of each target
     #[arg(long, default_value = "2GiB", value_parser = parse_bytes, value_name = "BYTES")]
     capacity: u64,
+    #[command(flatten)]
+    store: StoreArgs,
 }
 
 impl ShapeArgs {
     /// The shape, if it makes sense.
     pub(crate) fn shape(&self) -> Result<Shape> {
         use crate::fault::Fault;
-        let ShapeArgs { nodes, targets, replicas, shards, capacity } = *self;
+        let ShapeArgs { nodes, targets, replicas, shards, capacity, store } = *self;
         if replicas > nodes {
             return Err(Fault::usage(format!("{replicas} replicas need {replicas} nodes: raise --nodes or lower --replicas")));
         }
         if capacity < 16 * u64::from(BLOCK) {
             return Err(Fault::usage("--capacity is smaller than any target can be: give some MiB"));
         }
-        Ok(Shape { nodes, targets, replicas, shards: shards.min(targets), capacity })
+        Ok(Shape { nodes, targets, replicas, shards: shards.min(targets), capacity, store })
     }
 }
 

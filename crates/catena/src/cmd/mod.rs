@@ -13,6 +13,8 @@ mod rm;
 mod service;
 mod stat;
 mod status;
+mod store_args;
+mod target;
 
 use std::process::ExitCode;
 
@@ -21,6 +23,7 @@ use clap::{Parser, Subcommand};
 pub(crate) use connect::{Manager, runtime};
 pub(crate) use dev::{ShapeArgs, temporary_dir};
 pub(crate) use service::stop_signal;
+pub(crate) use store_args::StoreArgs;
 
 use crate::fault::{EXIT_CODES, Result};
 
@@ -48,6 +51,8 @@ enum Command {
     Admin(admin::Args),
     /// Health of the cluster in one screen; the exit code tells it too
     Status(status::Args),
+    /// Everything about one target's store; start a scrub there
+    Target(target::Args),
     /// Store a file as an object
     Put(put::Args),
     /// Fetch an object into a file
@@ -77,6 +82,7 @@ impl Cli {
             Command::Node(args) => node::run(args).map(done),
             Command::Admin(args) => admin::run(args).map(done),
             Command::Status(args) => status::run(args),
+            Command::Target(args) => target::run(args).map(done),
             Command::Put(args) => put::run(args).map(done),
             Command::Get(args) => get::run(args).map(done),
             Command::Cat(args) => get::cat(args).map(done),

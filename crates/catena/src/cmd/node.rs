@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use catena_node::{DiskChoice, Node, NodeConfig};
 use clap::ValueEnum;
 
-use super::runtime;
+use super::{StoreArgs, runtime};
 use super::service::{Service, stop_signal};
 use crate::fault::{Doing, Fault, Result};
 use crate::output::say;
@@ -47,6 +47,11 @@ pub(crate) struct Args {
     /// Size of the journal of a target that is made; 0: chosen from the capacity
     #[arg(long, default_value = "0", value_parser = parse_bytes, value_name = "BYTES")]
     journal: u64,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Bytes per second that each target reads to verify everything over and over; 0: never
+    #[arg(long, default_value = "1MiB", value_parser = parse_bytes, value_name = "BYTES")]
+    scrub_rate: u64,
     /// Memory for buffers
     #[arg(long, default_value = "512MiB", value_parser = parse_bytes, value_name = "BYTES")]
     memory: u64,
@@ -78,6 +83,8 @@ impl Args {
         config.targets = self.targets;
         config.capacity = self.capacity;
         config.journal = self.journal;
+        (config.store, config.durability) = (self.store.store.into(), self.store.durability.into());
+        config.background.scrub_rate = self.scrub_rate;
         config.memory =
             usize::try_from(self.memory).map_err(|_| Fault::usage("--memory is more than this machine can address"))?;
         config.disk = match self.disk {

@@ -1,8 +1,10 @@
 //! `catena status`: the health of a cluster in one screen.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use catena_client::Client;
+use catena_types::store::SpaceLevel;
 use catena_types::{Chain, LocalState, NodeInfo, PublicState, Routing};
 use catena_wire::manager::{StatusReply, TargetReport, TargetStatus};
 use comfy_table::Cell;
@@ -62,6 +64,16 @@ fn show(status: &StatusReply, health: &Health, all_chains: bool) {
         say!();
         show_chains(status, &chains);
     }
+    let full = reports(status).filter(|r| r.space.level() > SpaceLevel::Enough);
+    for report in full {
+        say!("target {} is {}", report.target, super::target::level_words(report.space.level()));
+    }
+    for report in reports(status) {
+        if let Some(store) = report.store.as_ref().filter(|s| s.damaged + s.read_errors > 0) {
+            let (target, damaged, errors) = (report.target, store.damaged, store.read_errors);
+            say!("{}", odd(format_args!("target {target}: {damaged} chunks found damaged, {errors} reads refused by its disk")));
+        }
+    }
     let failed: Vec<&TargetReport> = reports(status).filter(|r| !r.failed.is_empty()).collect();
     if !failed.is_empty() {
         say!();
@@ -100,7 +112,7 @@ fn reports(status: &StatusReply) -> impl Iterator<Item = &TargetReport> {
 
 fn show_nodes(status: &StatusReply) {
     let mut table =
-        output::table(&["NODE", "STATE", "HEARD", "TARGETS", "USED", "TOTAL", "CHUNKS", "ADDRESS"], &[0, 2, 3, 4, 5, 6]);
+        output::table(&["NODE", "STATE", "HEARD", "TARGETS", "STORE", "USED", "TOTAL", "CHUNKS", "ADDRESS"], &[0, 2, 3, 5, 6, 7]);
     for node in &status.routing.nodes {
         let of_node = targets_of(status, node);
         let sum = |f: fn(&TargetReport) -> u64| of_node.iter().map(|t| f(&t.report)).sum::<u64>();
@@ -110,6 +122,7 @@ fn show_nodes(status: &StatusReply) {
             if node.alive { cell("alive", Tone::Good) } else { cell("silent", Tone::Bad) },
             Cell::new(heard.map_or("-".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1e3))),
             Cell::new(of_node.len()),
+            Cell::new(stores(&of_node)),
             Cell::new(bytes_short(sum(|r| r.space.used))),
             Cell::new(bytes_short(sum(|r| r.space.total))),
             Cell::new(sum(|r| r.space.chunks)),
@@ -117,6 +130,12 @@ fn show_nodes(status: &StatusReply) {
         ]);
     }
     output::print_table(&table, "");
+}
+
+/// `copy-on-write, flush`, or several of these if the targets differ.
+fn stores(targets: &[&TargetStatus]) -> String {
+    let words = targets.iter().filter_map(|t| t.report.store.as_ref()).map(|s| super::target::words(s).join(", "));
+    words.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("; ")
 }
 
 fn targets_of<'a>(status: &'a StatusReply, node: &NodeInfo) -> Vec<&'a TargetStatus> {
@@ -208,5 +227,10 @@ fn target_json(routing: &Routing, target: &TargetStatus) -> Value {
         "synced_chunks": report.synced_chunks,
         "sync_failed": report.sync_failed,
         "failed": report.failed,
+        "store": report.store.as_ref().map(|s| super::target::words(s)[0]),
+        "durability": report.store.as_ref().map(|s| super::target::words(s)[1]),
+        "damaged": report.store.as_ref().map(|s| s.damaged),
+        "scrub_passes": report.store.as_ref().map(|s| s.scrub_passes),
+        "scrub_bad": report.store.as_ref().map(|s| s.scrub_bad),
     })
 }

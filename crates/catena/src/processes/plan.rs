@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cmd::StoreArgs;
 use crate::fault::{Doing, Fault, Result};
 
 /// File in the directory that holds the plan.
@@ -29,6 +30,9 @@ pub(crate) struct Shape {
     pub(crate) shards: u32,
     /// Bytes per target.
     pub(crate) capacity: u64,
+    /// How targets keep chunks.
+    #[serde(default)]
+    pub(crate) store: StoreArgs,
 }
 
 /// Which ports a cluster takes.
@@ -90,10 +94,11 @@ impl Plan {
         if known.shape == *wanted {
             return Ok(Some(known));
         }
-        let Shape { nodes, targets, replicas, shards, capacity } = known.shape;
+        let Shape { nodes, targets, replicas, shards, capacity, store } = known.shape;
+        let store = store.options().map(|(name, value)| format!("{name} {value}")).join(" ");
         Err(Fault::usage(format!(
             "{} holds a cluster of another shape: use --nodes {nodes} --targets {targets} --replicas {replicas} --shards {shards} \
-             --capacity {capacity}, or another --dir",
+             --capacity {capacity} {store}, or another --dir",
             dir.display()
         )))
     }
@@ -124,6 +129,7 @@ impl Plan {
             ("--capacity", shape.capacity.to_string()),
             ("--log", log.to_owned()),
         ];
+        let pairs = pairs.into_iter().chain(shape.store.options());
         std::iter::once("node".to_owned()).chain(pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value])).collect()
     }
 }
@@ -159,7 +165,7 @@ mod tests {
     use super::*;
 
     fn shape() -> Shape {
-        Shape { nodes: 3, targets: 2, replicas: 3, shards: 2, capacity: 1 << 30 }
+        Shape { nodes: 3, targets: 2, replicas: 3, shards: 2, capacity: 1 << 30, store: StoreArgs::default() }
     }
 
     #[test]

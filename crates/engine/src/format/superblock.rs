@@ -18,23 +18,7 @@ pub(crate) const SUPERBLOCK_OFFSETS: [u64; 2] = [0, 32 << 10];
 /// Where the journal starts, in bytes.
 const JOURNAL_OFFSET: u64 = 64 << 10;
 
-/// How a target keeps chunks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreKind {
-    /// Block-granular copy-on-write: an update writes its blocks to fresh space.
-    Cow = 1,
-    /// A fixed slot per chunk: an update of blocks in use goes to the journal, and to its place after the commit.
-    InPlace = 2,
-}
-
-/// What an acknowledgement of this target means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// The update is on stable media.
-    Flush = 1,
-    /// The update has been written, and is flushed within moments: a power cut of all replicas may lose these.
-    Replicated = 2,
-}
+pub use catena_types::store::{Durability, StoreKind};
 
 /// Who a target is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -77,6 +77,11 @@ impl Index {
         self.leaves.len()
     }
 
+    /// Bytes of entries in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.leaves.values().map(|leaf| leaf.entries.len() as u64).sum()
+    }
+
     /// For tests: smaller leaves.
     pub(crate) fn set_most(&mut self, bytes: usize) {
         self.most = bytes.clamp(1, LEAF_BYTES);

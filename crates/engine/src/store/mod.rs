@@ -30,6 +30,7 @@ mod recover;
 mod scrub;
 mod space;
 mod stage;
+mod stats;
 mod sums;
 mod table;
 
@@ -65,59 +66,13 @@ use read::{ReadOp, Reader, version_of};
 use scrub::Scrub;
 pub use scrub::{Background, ScrubStatus};
 use stage::UpdateOp;
+pub use stats::Stats;
 use sums::HealOp;
 use table::Table;
 
 /// How long a commit record may wait for company before it is flushed on its own, in nanoseconds.
 const LAZY_NS: Time = 50_000_000;
 const BLOCK64: u64 = BLOCK as u64;
-
-/// Counters since the store was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Updates staged (durable).
-    pub staged: u64,
-    /// Updates committed.
-    pub committed: u64,
-    /// Reads ended.
-    pub reads: u64,
-    /// Reads that ended without bytes, because a block does not match its checksum or could not be read.
-    pub corrupt_reads: u64,
-    /// Read operations the disk refused.
-    pub read_errors: u64,
-    /// Chunks found not to match their checksum.
-    pub damaged: u64,
-    /// Times that the checksum table was found wrong, and was computed again from a chunk.
-    pub table_repairs: u64,
-    /// Bytes returned by reads.
-    pub bytes_read: u64,
-    /// Bytes of data blocks written.
-    pub bytes_written: u64,
-    /// Bytes written to their place after a commit (stores in place).
-    pub bytes_applied: u64,
-    /// Bytes of index leaves, checksum pages and checkpoints written.
-    pub checkpoint_bytes: u64,
-    /// Bytes given back to the file system.
-    pub bytes_punched: u64,
-    /// Chunks moved together.
-    pub compacted: u64,
-    /// Journal appends.
-    pub appends: u64,
-    /// Records in them.
-    pub records: u64,
-    /// Bytes of journal blocks written.
-    pub journal_bytes: u64,
-    /// Most records in one append.
-    pub largest_group: u64,
-    /// Flushes.
-    pub flushes: u64,
-    /// Checkpoints completed.
-    pub checkpoints: u64,
-    /// Checkpoints for which appends had to wait.
-    pub stalls: u64,
-    /// Calls that broke the contract and were ignored.
-    pub misuse: u64,
-}
 
 /// What opening found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -73,6 +73,11 @@ impl Table {
         self.limit = pages.max(1);
     }
 
+    /// Pages in memory.
+    pub(crate) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
     /// The checksum of a data block.
     pub(crate) fn get(&mut self, block: u64) -> Known {
         let (number, at) = page_of(block);

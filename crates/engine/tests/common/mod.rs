@@ -130,6 +130,7 @@ pub fn params(capacity_blocks: u64, journal_blocks: u64) -> Params {
     p.checkpoint = 64 * 4096;
     if std::env::var("CATENA_KIND").is_ok_and(|k| k == "in-place") {
         p.kind = catena_engine::StoreKind::InPlace;
+        p.capacity *= 8;
     }
     p
 }

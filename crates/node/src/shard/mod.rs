@@ -230,7 +230,7 @@ impl Shard {
         };
         match (known.peer, frame.kind) {
             (Some(peer), Kind::Peer) => self.on_peer_frame(conn, peer, frame),
-            (None, Kind::Update | Kind::Read | Kind::Inspect | Kind::List) => self.on_request(conn, frame),
+            (None, Kind::Update | Kind::Read | Kind::Inspect | Kind::List | Kind::Target) => self.on_request(conn, frame),
             (peer, got) => {
                 let why = NetError::Unexpected { got, expected: "a request to a node" }.to_string();
                 match peer {

@@ -6,7 +6,7 @@ use catena_net::Frame;
 use catena_types::limits::{MAX_KEY, MAX_PAGE, valid_chunk_size};
 use catena_types::{ChunkKey, Code, Failure, Precondition, TargetId, Time};
 use catena_wire::client::{
-    InspectReply, InspectRequest, ListReply, ListRequest, ReadReply, ReadRequest, UpdateReply, UpdateRequest,
+    InspectReply, InspectRequest, ListReply, ListRequest, ReadReply, ReadRequest, TargetReply, TargetRequest, UpdateReply, UpdateRequest,
 };
 use catena_wire::header::Kind;
 
@@ -23,6 +23,7 @@ impl Shard {
             Kind::Update => self.update(conn, &frame),
             Kind::Read => self.read(conn, &frame),
             Kind::List => self.list(conn, &frame),
+            Kind::Target => self.target(conn, &frame),
             _ => self.inspect(conn, &frame),
         };
         if let Err(failure) = outcome {
@@ -104,6 +105,14 @@ impl Shard {
         Ok(())
     }
 
+    fn target(&mut self, conn: ConnId, frame: &Frame) -> Result<(), Failure> {
+        let request: TargetRequest = decode(frame)?;
+        self.check_target(request.target, None)?;
+        let reply = self.targets.describe(request.target, request.scrub);
+        self.send_reply(conn, frame, Kind::TargetReply, &reply);
+        Ok(())
+    }
+
     fn check_target(&self, target: TargetId, chain: Option<u32>) -> Result<(), Failure> {
         if self.routing.is_none() && chain.is_some() {
             return Err(not_serving());
@@ -136,6 +145,9 @@ impl Shard {
             }
             Kind::Read => self.send_reply(conn, frame, Kind::ReadReply, &ReadReply { failure, ..ReadReply::default() }),
             Kind::List => self.send_reply(conn, frame, Kind::ListReply, &ListReply { failure, ..ListReply::default() }),
+            Kind::Target => {
+                self.send_reply(conn, frame, Kind::TargetReply, &TargetReply { failure, ..TargetReply::default() });
+            }
             _ => {
                 self.send_reply(conn, frame, Kind::InspectReply, &InspectReply { failure, ..InspectReply::default() });
             }

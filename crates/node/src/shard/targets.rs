@@ -9,6 +9,7 @@ use bytes::Bytes;
 use catena_chain::{Command, Config, Event, Replica};
 use catena_engine::OpenError;
 use catena_types::{ChainId, ChunkKey, ChunkMeta, ChunkStore, Done, LocalState, Routing, Space, TargetId, Time};
+use catena_wire::client::TargetReply;
 use catena_wire::manager::{TargetOffer, TargetReport};
 
 use super::{Grant, Identity};
@@ -115,6 +116,16 @@ impl Targets {
         (target.opened.as_ref().and_then(|o| o.store.meta(key)), target.replica.chain_ver())
     }
 
+    /// Everything about a target's store; starts a scrub pass if told so.
+    pub(super) fn describe(&mut self, id: TargetId, scrub: bool) -> TargetReply {
+        let opened = self.by_id.get(&id).and_then(|&n| self.list[n].opened.as_mut());
+        let Some(opened) = opened else { return TargetReply::default() };
+        if scrub {
+            opened.store.start_scrub();
+        }
+        crate::status::describe(&opened.store)
+    }
+
     /// Gives a target an event. One that is not here, or not open, gets nothing.
     pub(super) fn handle(&mut self, id: TargetId, now: Time, event: Event<Bytes>, out: &mut Commands) {
         if let Some(&n) = self.by_id.get(&id) {
@@ -177,7 +188,8 @@ impl Targets {
     /// When to take a turn at the latest.
     pub(super) fn next_wake(&self) -> Option<Time> {
         let store = |t: &Target| t.opened.as_ref().and_then(|o| o.store.next_wake());
-        let wakes = |t: &Target| [t.replica.next_wake(), store(t), t.gives_up_at()];
+        let background = |t: &Target| t.opened.as_ref().and_then(|o| o.store.background_wake());
+        let wakes = |t: &Target| [t.replica.next_wake(), store(t), background(t), t.gives_up_at()];
         self.list.iter().flat_map(wakes).flatten().min()
     }
 
@@ -332,6 +344,7 @@ impl Target {
             sync_failed: report.sync_failed,
             synced_chunks: report.synced_chunks,
             failed,
+            store: self.opened.as_ref().map(|o| crate::status::store_report(&o.store)),
         }
     }
 }

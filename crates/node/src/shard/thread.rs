@@ -123,7 +123,7 @@ fn run(config: ShardConfig, inbox: mpsc::UnboundedSender<Inbox>, messages: mpsc:
 async fn open(config: &ShardConfig, inbox: mpsc::UnboundedSender<Inbox>) -> Result<(Shard, Listener, Completions), NodeError> {
     let node = &config.node;
     let arena = Arena::new(node.memory / node.shards as usize);
-    let (storage, completions) = Storage::start(node.disk, &arena)?;
+    let (storage, completions) = Storage::start(node.disk, node.background, &arena)?;
     let mut opened = Vec::new();
     for path in &config.targets {
         match storage.open_or_create(path, &params(node)) {

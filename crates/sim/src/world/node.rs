@@ -544,6 +544,7 @@ impl World {
                 sync_failed: report.sync_failed,
                 synced_chunks: report.synced_chunks,
                 failed: report.failed,
+                store: None,
             });
         }
         let process = self.nodes[node].process.as_mut().expect("only a running process has a heartbeat");

@@ -1,5 +1,6 @@
 //! One of every message, with every field set to something that shows in the bytes.
 
+use catena_types::store::{Durability, StoreKind, StoreReport};
 use catena_types::{
     Chain, ChunkMeta, Code, Committed, Failure, LocalState, Member, NodeInfo, Op, PublicState, Routing, SessionId, SessionRow,
     Space, StageInfo, Staged, Tag, TargetInfo,
@@ -110,9 +111,35 @@ fn client() -> Vec<Sample> {
         sample("ReadReply", Kind::ReadReply, bytes),
         sample("InspectRequest", Kind::Inspect, InspectRequest { target: 32, key: key() }),
         sample("InspectReply", Kind::InspectReply, inspected),
+        sample("TargetRequest", Kind::Target, TargetRequest { target: 32, scrub: true }),
+        sample("TargetReply", Kind::TargetReply, target_reply()),
         sample("ListRequest", Kind::List, list),
         sample("ListReply", Kind::ListReply, ListReply { failure: failure(), entries: vec![entry], next: key() }),
     ]
+}
+
+fn store_report() -> StoreReport {
+    StoreReport {
+        kind: StoreKind::InPlace as i32,
+        durability: Durability::Replicated as i32,
+        damaged: 3,
+        read_errors: 4,
+        scrubbing: true,
+        scrub_passes: 5,
+        scrub_bytes: 6 << 30,
+        scrub_bad: 7,
+    }
+}
+
+fn target_reply() -> TargetReply {
+    let p = |name: &str| HistogramSummary { name: name.to_owned(), count: 9, sum: 900, most: 200, p50: 90, p99: 190, p999: 199 };
+    TargetReply {
+        failure: failure(),
+        store: Some(store_report()),
+        space: Some(Space { total: 1 << 40, used: 1 << 30, reserved: 4096, chunks: 77, level: 2 }),
+        values: vec![Metric { name: "flushes".to_owned(), value: 12 }],
+        histograms: vec![p("stage_nanoseconds")],
+    }
 }
 
 fn manager() -> Vec<Sample> {
@@ -142,6 +169,7 @@ fn manager() -> Vec<Sample> {
         sync_failed: "no space".to_owned(),
         synced_chunks: 12,
         failed: "disk gone".to_owned(),
+        store: Some(store_report()),
     };
     let heartbeat = HeartbeatRequest { node: 2, incarnation: 9, seq: 1000, targets: vec![report.clone()], routing: 55 };
     let beaten = HeartbeatReply { failure: failure(), lease_ms: 1500, routing_ver: 56, routing: Some(routing()) };
