@@ -60,6 +60,8 @@ fn wrong_usage_is_exit_code_2_with_a_reason() {
     refused(&["dev", "--nodes", "2", "--replicas", "3"], 2, "3 replicas need 3 nodes");
     refused(&["bench", "--size", "1GiB"], 2, "1 to");
     refused(&["bench", "--size", "64KiB", "--chunk-size", "4KiB"], 2, "smaller than");
+    refused(&["bench", "engine", "--only", "juggle"], 2, "there are new-64k");
+    refused(&["bench", "engine", "--capacity", "1MiB"], 2, "too small for new-64k");
     refused(&["node", "--id", "0", "--dir", "x"], 2, "0");
     refused(&["rm", "-r", ""], 2, "empty prefix");
 }
@@ -85,4 +87,35 @@ fn a_directory_that_cannot_be_used_is_named() {
     refused(&["manager", "--dir", path, "--listen", "127.0.0.1:0", "--log", "off"], 1, "cannot start the manager");
     refused(&["node", "--id", "1", "--dir", path, "--manager", &nobody(), "--log", "off"], 1, path);
     refused(&["put", "/nonexistent/file", "--manager", &nobody()], 1, "cannot");
+}
+
+/// One target for a moment: every work prints its line, and nothing is left of it.
+#[test]
+fn the_engine_is_measured_without_a_cluster() {
+    // Under the target directory: a real file system, unlike /tmp on some machines.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let brief = ["--duration", "50ms", "--rounds", "1", "--capacity", "256MiB", "--chunks", "2000"];
+    let mut args = vec!["bench", "engine", "--dir", dir.path().to_str().unwrap(), "--json"];
+    args.extend(["--only", "new-64k,update-4k,append,read-4k,open"]);
+    let output = catena(&[&args[..], &brief].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let lines: Vec<serde_json::Value> = text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let works: Vec<_> = lines.iter().map(|line| line["work"].as_str().unwrap()).collect();
+    assert_eq!(works, ["new-64k", "update-4k", "append-64k", "read-4k", "open", "open"]);
+    for line in &lines[..4] {
+        for field in ["raw_ops_per_second", "ops_per_second", "ratio", "bar", "p50_us", "p99_us", "p999_us", "cpu_us_per_op"] {
+            assert!(line[field].as_f64().unwrap() > 0.0, "{field} of {line}");
+        }
+        assert_eq!(line["ratios"].as_array().unwrap().len(), 1);
+        let writes = line["work"] != "read-4k";
+        assert_eq!(line["flushes_per_op"].as_f64().unwrap() > 0.0, writes, "{line}");
+        assert_eq!(line["store_bytes_per_byte"].as_f64().is_some_and(|n| n >= 1.0), writes, "{line}");
+    }
+    for line in &lines[4..] {
+        assert_eq!(line["chunks"], 2000);
+        assert!(line["seconds"].as_f64().unwrap() > 0.0 && line["bytes_per_chunk"].as_f64().unwrap() > 0.0, "{line}");
+    }
+    assert!(lines[4]["replayed"].as_u64().unwrap() > 0, "a kill leaves records: {}", lines[4]);
+    assert_eq!(lines[5]["replayed"], 0, "a close leaves none");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the directory is left as it was");
 }

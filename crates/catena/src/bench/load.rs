@@ -262,7 +262,7 @@ impl Rng {
 }
 
 /// Bytes that no disk can compress away.
-fn random_bytes(len: u32, seed: u64) -> Bytes {
+pub(crate) fn random_bytes(len: u32, seed: u64) -> Bytes {
     let mut rng = Rng(seed);
     let words = (len as usize).div_ceil(8);
     let mut bytes: Vec<u8> = (0..words).flat_map(|_| rng.next().to_le_bytes()).collect();

@@ -1,6 +1,7 @@
 //! `catena bench`: throughput, latency and CPU of a cluster, beside the raw limits of this machine in the same run, so that
-//! ratios mean something anywhere.
+//! ratios mean something anywhere. `catena bench engine` ([`engine`]) does it for one target without a cluster.
 
+mod engine;
 mod load;
 mod raw;
 mod report;
@@ -26,9 +27,13 @@ use report::Line;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  catena bench write --size 4KiB,64KiB,1MiB --depth 16\n  catena bench write --size 4KiB --overwrite --chunk-size 1MiB\n  catena bench mixed --size 64KiB --rate 2000 --duration 30s --json\n  catena bench read --manager 10.0.0.1:7400 --size 1MiB\n\nWithout --manager a cluster is started in --dir for the run. Latencies at a fixed --rate count from when an operation\nwas due, so that a stall is not hidden by the operations it kept from being sent."
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    after_help = "Examples:\n  catena bench write --size 4KiB,64KiB,1MiB --depth 16\n  catena bench write --size 4KiB --overwrite --chunk-size 1MiB\n  catena bench mixed --size 64KiB --rate 2000 --duration 30s --json\n  catena bench read --manager 10.0.0.1:7400 --size 1MiB\n  catena bench engine --dir /path/on/the/disk\n\nWithout --manager a cluster is started in --dir for the run. Latencies at a fixed --rate count from when an operation\nwas due, so that a stall is not hidden by the operations it kept from being sent."
 )]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// What is done
     #[arg(value_enum, default_value_t = Workload::Write)]
     workload: Workload,
@@ -69,6 +74,13 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// What is measured by itself, without a cluster.
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// One target without a cluster, beside the raw disk
+    Engine(engine::Args),
+}
+
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -88,7 +100,10 @@ struct Subject {
     replicas: usize,
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(mut args: Args) -> Result<()> {
+    if let Some(Part::Engine(args)) = args.part.take() {
+        return engine::run(args);
+    }
     let loads = args.loads()?;
     runtime()?.block_on(async {
         let dir = temporary_dir(args.dir.as_deref(), "bench")?;
