@@ -144,6 +144,8 @@ impl Target {
             Done::Read { id, result: Ok(_) } => Ok(Some(id as usize)),
             Done::Read { result: Err(code), .. } => Err(Fault::new(format!("a chunk could not be read: {code:?}"))),
             Done::Failed { reason } => Err(Fault::new(reason)),
+            Done::StageFailed { code, .. } => Err(Fault::new(format!("an update could not be staged: {code:?}"))),
+            Done::Damaged { key, ver } => Err(Fault::new(format!("chunk {key} version {ver} is damaged"))),
             Done::Synced { .. } | Done::Unstaged { .. } => Ok(None),
         }
     }
