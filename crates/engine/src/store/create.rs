@@ -78,6 +78,7 @@ impl<D: Disk> CowStore<D> {
     /// # Errors
     /// `Io` if the target has failed or fails now.
     pub fn close(&mut self, out: &mut Vec<Done<Bytes>>) -> Result<(), OpenError> {
+        self.note_scrub();
         self.drain()?;
         if self.journal.used > 0 {
             self.start_checkpoint();

@@ -18,6 +18,9 @@ use crate::format::journal::Record;
 
 /// Bytes of records after which an append takes no more.
 const GROUP_BYTES: usize = 1 << 20;
+/// Bytes of data writes that have not completed, of one group, after which further updates wait for the next group: so
+/// that with large updates one group's flush runs beside the next one's writes.
+const PIPELINE_BYTES: usize = 512 << 10;
 /// How long reported groups may wait for a flush on a target with durability `replicated`, in nanoseconds.
 const LATE_NS: Time = 100_000_000;
 
@@ -122,7 +125,16 @@ impl<D: Disk> CowStore<D> {
         let room = self.journal.room();
         let mut early = Vec::new();
         let mut full = false;
+        let due = self.journal.used > self.journal.blocks / 2 || self.table.is_full();
+        // A checkpoint starts only behind a group that takes everything.
+        let (may_split, mut waits_for) = (!due, 0);
         while let Some(mut next) = self.queue.pop_front() {
+            let flying = self.bytes_in_flight(next.op);
+            if may_split && !group.notify.is_empty() && waits_for + flying > PIPELINE_BYTES && flying > 0 {
+                self.queue.push_front(next);
+                break;
+            }
+            waits_for += flying;
             if body.len() + next.record.len() > room || (body.len() > GROUP_BYTES && !next.record.is_empty()) {
                 self.queue.push_front(next);
                 full = true;
@@ -157,12 +169,19 @@ impl<D: Disk> CowStore<D> {
         }
         self.group = Some(group);
         self.lazy_since = (!self.queue.is_empty()).then_some(self.now);
-        let due = self.journal.used > self.journal.blocks / 2 || self.table.is_full();
         if due && self.queue.iter().all(|p| p.is_stage() || p.record.is_empty()) {
             self.start_checkpoint();
         }
         self.advance_group();
         self.group.is_none()
+    }
+
+    /// Bytes of an operation's data writes that have not completed.
+    fn bytes_in_flight(&self, op: u64) -> usize {
+        match self.ops.get(&op) {
+            Some(Op::Update(update)) if update.writes_left > 0 => update.bytes,
+            _ => 0,
+        }
     }
 
     /// Whether a mark may pass: an update that was staged before it may still be reading, without a record yet.

@@ -147,6 +147,13 @@ impl<D: Disk> CowStore<D> {
         self.record_scrub();
     }
 
+    /// Records how far it has come, if that is not recorded.
+    pub(super) fn note_scrub(&mut self) {
+        if self.scrub.unrecorded > 0 {
+            self.record_scrub();
+        }
+    }
+
     fn record_scrub(&mut self) {
         self.scrub.unrecorded = 0;
         let record = Record::Scrub(self.scrub.mark());

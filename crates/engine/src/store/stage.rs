@@ -34,6 +34,8 @@ pub(crate) struct UpdateOp {
     /// Reads and pages of the table that it waits for.
     waiting: usize,
     pub(super) writes_left: usize,
+    /// Bytes of its writes.
+    pub(super) bytes: usize,
     /// A group waits for its writes.
     pub(super) in_group: bool,
 }
@@ -178,7 +180,7 @@ impl<D: Disk> CowStore<D> {
         });
         let sums = base.as_ref().map_or_else(|| Sums::new([]), |b| sums_of(&request, &b.version, &shape, &place.runs));
         let plan = Plan { request, base, shape, place, pieces, sums, asked: false, again: false };
-        self.ops.insert(op, Op::Update(UpdateOp { plan: None, waiting: 0, writes_left: 0, in_group: false }));
+        self.ops.insert(op, Op::Update(UpdateOp { plan: None, waiting: 0, writes_left: 0, bytes: 0, in_group: false }));
         self.read_bases(op, Box::new(plan));
         Ok(())
     }
@@ -425,7 +427,10 @@ impl<D: Disk> CowStore<D> {
             writes = without_held(writes, first, held);
         }
         match self.ops.get_mut(&op) {
-            Some(Op::Update(update)) if !writes.is_empty() => update.writes_left = writes.len(),
+            Some(Op::Update(update)) if !writes.is_empty() => {
+                update.writes_left = writes.len();
+                update.bytes = writes.iter().map(|(_, data)| data.len()).sum();
+            }
             _ => {
                 self.ops.remove(&op);
             }
@@ -510,7 +515,7 @@ impl<D: Disk> CowStore<D> {
             overlay.lay(op, Held { first, bytes: segment.clone() });
             first += (segment.len() / BLOCK as usize) as u32;
         }
-        self.ops.insert(op, Op::Update(UpdateOp { plan: None, waiting: 0, writes_left: 0, in_group: false }));
+        self.ops.insert(op, Op::Update(UpdateOp { plan: None, waiting: 0, writes_left: 0, bytes: 0, in_group: false }));
         self.issue_writes(op, &runs, &segments, 0, &[]);
         let placed = Placed { runs, crcs, slot };
         let record = Record::Install { key: key.clone(), chunk_size, committed, placed };
