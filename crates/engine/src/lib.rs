@@ -10,12 +10,14 @@ pub mod disk;
 mod error;
 mod format;
 mod metrics;
+#[cfg_attr(not(feature = "mutations"), allow(dead_code, unreachable_pub))]
+pub mod mutation;
 mod store;
 pub mod target_dir;
 mod version;
 
-pub use store::{Background, CowStore, Recovery, ScrubStatus, Stats};
 pub use disk::Disk;
 pub use error::OpenError;
-pub use metrics::{Histogram, Metrics};
 pub use format::{Durability, FORMAT, Identity, Params, StoreKind};
+pub use metrics::{Histogram, Metrics};
+pub use store::{Background, CowStore, Recovery, ScrubStatus, Stats};

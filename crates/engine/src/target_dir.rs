@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use catena_arena::Arena;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::store::CowStore;
 use crate::disk::file::{FileDisk, Ring};
 use crate::error::OpenError;
 use crate::format::Params;
+use crate::store::CowStore;
 
 /// Name of the file that holds a target.
 pub const DATA_FILE: &str = "target.cat";

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use catena_types::limits::BLOCK;
 
-use super::{StoreArgs, runtime};
 use super::service::stop_signal;
+use super::{StoreArgs, runtime};
 use crate::fault::{Doing, Result};
 use crate::output::{self, bold, dim, say};
 use crate::processes::{Cluster, Port, Shape};

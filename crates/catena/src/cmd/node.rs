@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use catena_node::{DiskChoice, Node, NodeConfig};
 use clap::ValueEnum;
 
-use super::{StoreArgs, runtime};
 use super::service::{Service, stop_signal};
+use super::{StoreArgs, runtime};
 use crate::fault::{Doing, Fault, Result};
 use crate::output::say;
 use crate::units::parse_bytes;

@@ -55,7 +55,14 @@ fn show(reply: &TargetReply) {
     for h in &reply.histograms {
         let shown = |v: u64| Cell::new(if h.name.ends_with("nanoseconds") { micros(v) } else { grouped(v) });
         let name = h.name.replace("_nanoseconds", "").replace('_', " ");
-        table.add_row(vec![Cell::new(name), Cell::new(grouped(h.count)), shown(h.p50), shown(h.p99), shown(h.p999), shown(h.most)]);
+        table.add_row(vec![
+            Cell::new(name),
+            Cell::new(grouped(h.count)),
+            shown(h.p50),
+            shown(h.p99),
+            shown(h.p999),
+            shown(h.most),
+        ]);
     }
     output::print_table(&table, "");
     say!();
@@ -100,8 +107,7 @@ fn to_json(target: u32, reply: &TargetReply) -> serde_json::Value {
         .histograms
         .iter()
         .map(|h| {
-            let fields =
-                json!({ "count": h.count, "sum": h.sum, "most": h.most, "p50": h.p50, "p99": h.p99, "p999": h.p999 });
+            let fields = json!({ "count": h.count, "sum": h.sum, "most": h.most, "p50": h.p50, "p99": h.p99, "p999": h.p999 });
             (h.name.clone(), fields)
         })
         .collect();

@@ -7,6 +7,8 @@
 
 use catena_types::limits::BLOCK;
 
+use crate::mutation::{Mutation, is};
+
 const B: usize = BLOCK as usize;
 
 /// Blocks on disk of a structure of `bytes` bytes.
@@ -18,6 +20,9 @@ pub(crate) fn stored_blocks(bytes: u64) -> u64 {
 pub(crate) fn fill(stored: &mut [u8]) {
     let (first, rest) = stored.split_at_mut(B);
     let (parity, rest) = rest.split_at_mut(B);
+    if is(Mutation::SkipParity) {
+        return parity.fill(0);
+    }
     parity.copy_from_slice(first);
     rest.chunks_exact(B).for_each(|block| xor(parity, block));
 }

@@ -21,9 +21,10 @@ use super::index::Place;
 use super::{BLOCK64, CowStore, Owner, StagedEntry};
 use crate::disk::{Disk, IoOp};
 use crate::format::leaf::{encode_leaf, leaf_blocks};
+use crate::format::seal;
 use crate::format::slice::{CheckpointItem, SLICE_HEADER_BYTES, StagedItem, finish_slice, new_slice};
 use crate::format::superblock::{CheckpointRef, SUPERBLOCK_OFFSETS, Superblock};
-use crate::format::seal;
+use crate::mutation::{Mutation, is};
 
 /// How fast a checkpoint goes.
 #[derive(Clone, Copy)]
@@ -129,6 +130,9 @@ impl<D: Disk> CowStore<D> {
 
     /// Gives every changed leaf a place, and remembers its bytes; `None` if there is no room.
     fn snapshot_leaves(&mut self, checkpoint: &mut Checkpoint) -> Option<()> {
+        if is(Mutation::FreeLeavesEarly) {
+            self.free_leaves_early();
+        }
         for leaf in self.index.leaves_mut() {
             let place = match &leaf.place {
                 Some(place) => place.clone(),
@@ -146,12 +150,23 @@ impl<D: Disk> CowStore<D> {
         Some(())
     }
 
+    /// For [`Mutation::FreeLeavesEarly`]: what has changed since the last checkpoint gives up its place there.
+    fn free_leaves_early(&mut self) {
+        for place in std::mem::take(&mut self.image) {
+            if Rc::strong_count(&place) == 1 {
+                for run in &place.runs {
+                    self.index_alloc.clear(*run);
+                }
+            }
+        }
+    }
+
     /// Everything but the leaves: at once, there is little of it.
     fn snapshot_rest(&mut self, checkpoint: &mut Checkpoint) {
         let seq = checkpoint.reference.seq;
         let mut items = vec![CheckpointItem::Floor(self.floor), CheckpointItem::Scrub(self.scrub.mark())];
         items.extend(self.sessions.iter().map(|(id, row)| CheckpointItem::Session(*id, *row)));
-        let staged = self.staged.iter().filter(|(_, s)| s.seq.is_some_and(|n| n <= seq));
+        let staged = self.staged.iter().filter(|(_, s)| s.seq.is_some_and(|n| n <= seq) && !is(Mutation::ForgetStaged));
         items.extend(staged.filter_map(|(key, s)| Some(CheckpointItem::Staged(key.clone(), s.item()?))));
         items.extend(self.unapplied().into_iter().map(|(key, held)| CheckpointItem::Redo(key.clone(), held)));
         for item in items {
@@ -175,11 +190,16 @@ impl<D: Disk> CowStore<D> {
         if checkpoint.phase == Phase::Writing {
             let mut more = true;
             while more && checkpoint.in_flight < self.pace.in_flight && self.failed.is_none() {
-                more = self.write_leaves(&mut checkpoint) || self.write_pages(&mut checkpoint) || self.name_leaves(&mut checkpoint);
+                more =
+                    self.write_leaves(&mut checkpoint) || self.write_pages(&mut checkpoint) || self.name_leaves(&mut checkpoint);
             }
             let ended = !more && checkpoint.in_flight == 0 && checkpoint.reading.is_none();
             if ended && self.failed.is_none() && self.ready_for_checkpoint(checkpoint.reference.seq) {
                 checkpoint.phase = Phase::FlushSlices;
+                if is(Mutation::CheckpointUnflushed) {
+                    self.checkpoint = Some(checkpoint);
+                    return self.checkpoint_flushed();
+                }
                 self.stats.flushes += 1;
                 self.submit(Owner::CheckpointFlush, IoOp::Flush);
             }
@@ -253,6 +273,7 @@ impl<D: Disk> CowStore<D> {
         while checkpoint.pages.front() == Some(&next) && bytes.len() < self.pace.bytes && self.table.is_whole(next) {
             checkpoint.pages.pop_front();
             match self.table.write(next, self.uuid_crc) {
+                Some(_) if is(Mutation::SkipTablePages) => {}
                 Some(page) => bytes.extend(page),
                 None => break,
             }
@@ -325,9 +346,17 @@ impl<D: Disk> CowStore<D> {
         match checkpoint.phase {
             Phase::FlushSlices => {
                 checkpoint.phase = Phase::First;
+                if is(Mutation::FreeJournalEarly) {
+                    self.journal.used -= std::mem::take(&mut checkpoint.frees);
+                }
                 let generation = checkpoint.reference.generation;
                 let next = Superblock { generation, checkpoint: checkpoint.reference, ..self.superblock };
                 self.write_superblock(&next, generation % 2);
+                if is(Mutation::BothSuperblocks) {
+                    let data = self.aligned(&next.encode());
+                    let offset = SUPERBLOCK_OFFSETS[(generation as usize + 1) % 2];
+                    self.submit(Owner::Append, IoOp::Write { offset, data });
+                }
             }
             Phase::FlushFirst => self.switch_checkpoint(),
             Phase::FlushSecond => {

@@ -85,8 +85,7 @@ impl<D: Disk> CowStore<D> {
             return self.give_back(&runs);
         }
         let ver = item.committed.ver;
-        self.compaction.moving =
-            Some(Moving { key: key.clone(), item, runs, op: 0, left: 0, crcs: Vec::new(), recorded: false });
+        self.compaction.moving = Some(Moving { key: key.clone(), item, runs, op: 0, left: 0, crcs: Vec::new(), recorded: false });
         self.start_read(Reader::Move, &key, ver, 0, u32::MAX);
     }
 

@@ -15,6 +15,7 @@ use crate::alloc::Run;
 use crate::disk::{Disk, IoOp};
 use crate::format::Durability;
 use crate::format::journal::Record;
+use crate::mutation::{Mutation, is};
 
 /// Bytes of records after which an append takes no more.
 const GROUP_BYTES: usize = 1 << 20;
@@ -27,12 +28,26 @@ const LATE_NS: Time = 100_000_000;
 /// Whom to tell when a record is durable.
 pub(crate) enum Notify {
     None,
-    Staged { key: ChunkKey, ver: Ver, op: u64, info: StageInfo },
-    Unstaged { key: ChunkKey, ver: Ver },
-    Installed { id: u64, key: ChunkKey, op: u64 },
+    Staged {
+        key: ChunkKey,
+        ver: Ver,
+        op: u64,
+        info: StageInfo,
+    },
+    Unstaged {
+        key: ChunkKey,
+        ver: Ver,
+    },
+    Installed {
+        id: u64,
+        key: ChunkKey,
+        op: u64,
+    },
     /// A chunk lies elsewhere now.
     Moved,
-    Synced { id: u64 },
+    Synced {
+        id: u64,
+    },
 }
 
 /// A record that waits for the next group; without bytes it only marks a place.
@@ -99,7 +114,16 @@ impl<D: Disk> CowStore<D> {
         if let Some(record) = record {
             record.encode(&mut bytes);
         }
-        self.queue.push_back(Pending { record: bytes, notify, urgent, op, frees, before: self.next_op, apply: None, overtaken: false });
+        self.queue.push_back(Pending {
+            record: bytes,
+            notify,
+            urgent,
+            op,
+            frees,
+            before: self.next_op,
+            apply: None,
+            overtaken: false,
+        });
         self.lazy_since.get_or_insert(self.now);
     }
 
@@ -156,7 +180,7 @@ impl<D: Disk> CowStore<D> {
             }
         }
         self.queue.extend(early);
-        if group.notify.is_empty() {
+        if group.notify.is_empty() && body.is_empty() {
             // Not even one fits: only a checkpoint makes room.
             if full {
                 self.start_stalled_checkpoint();
@@ -219,21 +243,25 @@ impl<D: Disk> CowStore<D> {
         if let Some(Op::Update(op)) = self.ops.get_mut(&next.op)
             && op.writes_left > 0
         {
-            op.in_group = true;
-            group.waiting += 1;
+            op.in_group = !is(Mutation::FlushBeforeData);
+            group.waiting += usize::from(op.in_group);
         }
-        group.notify.push(next.notify);
+        match next.notify {
+            Notify::Staged { key, ver, op, info } if is(Mutation::ReportEarly) => self.staged_durable(key, ver, op, info),
+            notify => group.notify.push(notify),
+        }
     }
 
     fn issue_append(&mut self, group: &mut Group, first_seq: u64, body: &[u8]) {
         let records = (self.journal.next_seq - first_seq) as u32;
         let generation = self.superblock.generation;
-        let writes = self.journal.append(generation, first_seq, records, body, self.uuid_crc, &self.superblock.params, &self.arena);
+        let writes =
+            self.journal.append(generation, first_seq, records, body, self.uuid_crc, &self.superblock.params, &self.arena);
         for write in writes {
             if let IoOp::Write { data, .. } = &write {
                 self.stats.journal_bytes += data.len() as u64;
             }
-            group.waiting += 1;
+            group.waiting += usize::from(!is(Mutation::FlushBeforeAppend));
             self.submit(Owner::Append, write);
         }
         self.stats.appends += 1;
@@ -244,7 +272,7 @@ impl<D: Disk> CowStore<D> {
     /// A write of the group in flight has completed.
     pub(super) fn group_io_done(&mut self) {
         if let Some(group) = &mut self.group {
-            group.waiting -= 1;
+            group.waiting = group.waiting.saturating_sub(1);
         }
     }
 
@@ -256,6 +284,9 @@ impl<D: Disk> CowStore<D> {
         }
         if group.last_seq <= self.journal.durable {
             // Only marks, and everything before them is durable.
+            return self.group_durable();
+        }
+        if is(Mutation::SkipFlush) {
             return self.group_durable();
         }
         if self.superblock.params.durability == Durability::Replicated {

@@ -21,6 +21,7 @@ use catena_types::limits::BLOCK;
 use super::{BLOCK64, CowStore, Op, Owner};
 use crate::disk::{Disk, IoOp};
 use crate::format::journal::Held;
+use crate::mutation::{Mutation, is};
 use crate::version::{Extent, Version, block_crcs};
 
 /// Bytes of a chunk's committed version that are not at their place on disk yet.
@@ -204,6 +205,9 @@ impl<D: Disk> CowStore<D> {
 
     /// Bytes that committed chunks need and that are not at their place. (An install brings its own.)
     pub(super) fn unapplied(&self) -> Vec<(&ChunkKey, Vec<Held>)> {
+        if is(Mutation::ForgetRedo) {
+            return Vec::new();
+        }
         let numbers: BTreeSet<u64> = self.applies.iter().map(|a| a.number).collect();
         let of = |overlay: &Overlay| {
             let parts = overlay.parts.iter().filter(|(number, _)| numbers.contains(number));
@@ -215,7 +219,7 @@ impl<D: Disk> CowStore<D> {
 
     /// Blocks of the chunk that must not be written now, though the committed version may not use them.
     pub(super) fn guarded(&self, key: &ChunkKey) -> Vec<Range<u32>> {
-        let applies = self.applies.iter().filter(|a| a.key == *key);
+        let applies = self.applies.iter().filter(|a| a.key == *key && !is(Mutation::SkipGuard));
         let held = |a: &Apply| a.held.iter().map(|h| h.first..h.first + h.blocks() as u32).collect::<Vec<_>>();
         applies.flat_map(|a| held(a).into_iter().chain(a.given_up.iter().cloned())).collect()
     }
@@ -229,8 +233,9 @@ impl<D: Disk> CowStore<D> {
         let mut busy = BTreeSet::new();
         let mut ready = Vec::new();
         for apply in &self.applies {
-            let durable = apply.seq.is_some_and(|seq| seq <= self.journal.durable);
-            if busy.insert(&apply.key) && apply.op.is_none() && durable && apply.before <= oldest {
+            let durable = apply.seq.is_some_and(|seq| seq <= self.journal.durable) || is(Mutation::ApplyEarly);
+            let alone = apply.before <= oldest || is(Mutation::ApplyUnderReaders);
+            if busy.insert(&apply.key) && apply.op.is_none() && durable && alone {
                 ready.push(apply.number);
             }
         }

@@ -54,6 +54,7 @@ use crate::format::leaf::ChunkItem;
 use crate::format::superblock::Superblock;
 use crate::format::{Identity, Params};
 use crate::metrics::Metrics;
+use crate::mutation::{Mutation, is};
 use crate::version::Version;
 use checkpoint::{Checkpoint, Pace};
 use compact::Compaction;
@@ -164,19 +165,33 @@ enum Op {
 #[derive(Clone, Copy, Debug)]
 enum Owner {
     /// A piece of a read, or of a chunk that is read as a whole.
-    Read { op: u64, piece: usize },
+    Read {
+        op: u64,
+        piece: usize,
+    },
     /// Blocks of the old version, read to be merged.
-    Base { op: u64, which: usize },
+    Base {
+        op: u64,
+        which: usize,
+    },
     /// A page of the checksum table.
-    Page { page: u64 },
+    Page {
+        page: u64,
+    },
     /// A data write.
-    Data { op: u64 },
+    Data {
+        op: u64,
+    },
     /// A write to a slot after the commit.
-    Apply { op: u64 },
+    Apply {
+        op: u64,
+    },
     Append,
     GroupFlush,
     /// The flush behind groups that were reported without one; they go up to this record.
-    LateFlush { seq: u64 },
+    LateFlush {
+        seq: u64,
+    },
     Slice,
     Super,
     CheckpointFlush,
@@ -495,7 +510,9 @@ impl<D: Disk> CowStore<D> {
     fn release_limbo(&mut self) {
         let op = self.ops.keys().next().copied().unwrap_or(u64::MAX);
         let oldest = op.min(self.applies.front().map_or(u64::MAX, Apply::number));
-        while self.limbo.front().is_some_and(|l| l.seq <= self.journal.durable && l.before <= oldest) {
+        let durable = if is(Mutation::FreeBeforeDurable) { u64::MAX } else { self.journal.durable };
+        let oldest = if is(Mutation::FreeUnderReaders) { u64::MAX } else { oldest };
+        while self.limbo.front().is_some_and(|l| l.seq <= durable && l.before <= oldest) {
             let Some(limbo) = self.limbo.pop_front() else { break };
             for run in limbo.runs {
                 self.limbo_blocks -= u64::from(run.len);

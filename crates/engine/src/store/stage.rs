@@ -23,6 +23,7 @@ use crate::disk::{Disk, IoOp};
 use crate::format::StoreKind;
 use crate::format::journal::{Held, Placed, Record, StageRecord};
 use crate::format::leaf::ChunkItem;
+use crate::mutation::{Mutation, is};
 use crate::version::{Change, Version, block_crcs, blocks};
 
 /// Below this, an update whose end is not on a block boundary is copied into one buffer rather than written in two parts.
@@ -112,7 +113,7 @@ impl Shape {
             // The rest of a block that is cut must become zero: growing again would show it.
             OpKind::Truncate if len < old && !len.is_multiple_of(BLOCK) => {
                 let last = len / BLOCK;
-                Shape { len, first: last, count: 1, merge: Vec::from([last..last + 1]) }
+                Shape { len, first: last, count: 1, merge: std::iter::once(last..last + 1).collect() }
             }
             _ => Shape { len, first: 0, count: 0, merge: Vec::new() },
         }
@@ -132,7 +133,7 @@ impl Shape {
                 let end = if end >= old { blocks(old) } else { (end / BLOCK).max(start) };
                 Vec::from([0..start, end..blocks(old)])
             }
-            _ => Vec::from([0..blocks(old).min(count)]),
+            _ => std::iter::once(0..blocks(old).min(count)).collect(),
         };
         Shape { len: self.len, first: 0, count, merge: merge.into_iter().filter(|r| !r.is_empty()).collect() }
     }
@@ -398,7 +399,8 @@ impl<D: Disk> CowStore<D> {
         let start = range.start as usize * BLOCK as usize;
         let memory = plan.base.as_ref().map_or(&[][..], |b| &b.memory);
         let mut buf = assemble(&self.arena, range, &plan.pieces, memory);
-        if let Some(keep) = (cut as usize).checked_sub(start).filter(|&n| n < buf.len()) {
+        let keep = (cut as usize).checked_sub(start).filter(|&n| n < buf.len() && !is(Mutation::KeepCutBytes));
+        if let Some(keep) = keep {
             buf[keep..].fill(0);
         }
         if !payload.is_empty() {
@@ -423,7 +425,7 @@ impl<D: Disk> CowStore<D> {
                 }
             }
         }
-        if !held.is_empty() {
+        if !held.is_empty() && !is(Mutation::OverwriteInPlace) {
             writes = without_held(writes, first, held);
         }
         match self.ops.get_mut(&op) {
@@ -565,7 +567,8 @@ impl Plan {
     fn checks(&self) -> bool {
         self.pieces.iter().all(|piece| {
             let Some(bytes) = &piece.bytes else { return false };
-            (piece.extent.logical..).zip(block_crcs(bytes)).all(|(block, crc)| self.sums.get(block) == Some(crc))
+            let mut crcs = (piece.extent.logical..).zip(block_crcs(bytes));
+            crcs.all(|(block, crc)| self.sums.get(block) == Some(crc)) || is(Mutation::MergeUnverified)
         })
     }
 

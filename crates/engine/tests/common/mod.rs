@@ -539,7 +539,12 @@ pub fn read_all<D: Disk>(store: &mut CowStore<D>) -> BTreeMap<ChunkKey, ChunkSta
     while store.busy() {
         store.turn(0, &mut done);
     }
-    assert_eq!(done.len(), wanted.len(), "{:?}", done.iter().filter(|d| !matches!(d, Done::Read { result: Ok(_), .. })).collect::<Vec<_>>());
+    assert_eq!(
+        done.len(),
+        wanted.len(),
+        "{:?}",
+        done.iter().filter(|d| !matches!(d, Done::Read { result: Ok(_), .. })).collect::<Vec<_>>()
+    );
     for d in done {
         let Done::Read { id, result } = d else { panic!("{d:?}") };
         let (key, ver, staged) = &wanted[id as usize];

@@ -6,7 +6,8 @@ use catena_net::Frame;
 use catena_types::limits::{MAX_KEY, MAX_PAGE, valid_chunk_size};
 use catena_types::{ChunkKey, Code, Failure, Precondition, TargetId, Time};
 use catena_wire::client::{
-    InspectReply, InspectRequest, ListReply, ListRequest, ReadReply, ReadRequest, TargetReply, TargetRequest, UpdateReply, UpdateRequest,
+    InspectReply, InspectRequest, ListReply, ListRequest, ReadReply, ReadRequest, TargetReply, TargetRequest, UpdateReply,
+    UpdateRequest,
 };
 use catena_wire::header::Kind;
 

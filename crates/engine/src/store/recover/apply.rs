@@ -6,6 +6,7 @@ use super::State;
 use crate::alloc::Run;
 use crate::format::journal::{Held, Placed, Record, StageRecord};
 use crate::format::leaf::ChunkItem;
+use crate::mutation::{Mutation, is};
 use crate::store::commit::{committed_of, row_of};
 use crate::store::in_place::{in_use, lay, mapped};
 use crate::store::{StagedEntry, version_of};
@@ -115,7 +116,9 @@ impl State {
             }
         }
         self.redo(key, side.held.clone());
-        self.row(side.staged.tag.session(), row_of(&side.staged, chain_ver));
+        if !is(Mutation::LoseSession) {
+            self.row(side.staged.tag.session(), row_of(&side.staged, chain_ver));
+        }
         Ok(())
     }
 

@@ -22,7 +22,8 @@ impl World {
             let dir = tempfile::tempdir().expect("a directory");
             let mut config = NodeConfig::new(1, dir.path(), vec![String::new()]);
             config.capacity = 16 << 20;
-            let (storage, _completions) = Storage::start(DiskChoice::Auto, Default::default(), &Arena::new(16 << 20)).expect("a backend");
+            let (storage, _completions) =
+                Storage::start(DiskChoice::Auto, Default::default(), &Arena::new(16 << 20)).expect("a backend");
             let opened = storage.open_or_create(&dir.path().join("0"), &params(&config)).expect("a target");
             let mut targets = Targets::new(vec![opened]);
             let identity = Identity { node: 1, cluster: 0xc1, incarnation: 5 };

@@ -1,0 +1,124 @@
+//! Deliberate faults, one at a time, that the engine's tests must catch: a test that never failed proves nothing.
+//!
+//! Built only with the feature `mutations`; otherwise every question is a constant `false` and nothing is left of it.
+
+/// A fault. Each breaks one rule that the module named in its text must keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// `store`: freed blocks are used again before the record that frees them is durable.
+    FreeBeforeDurable,
+    /// `store`: freed blocks are used again while a reader has them.
+    FreeUnderReaders,
+    /// `group`: a group is reported without its flush.
+    SkipFlush,
+    /// `group`: a group does not wait for its data writes.
+    FlushBeforeData,
+    /// `group`: the flush does not wait for the append.
+    FlushBeforeAppend,
+    /// `group`: a stage is reported when its record has a number.
+    ReportEarly,
+    /// `read`: blocks are not compared with their checksums.
+    SkipChecksum,
+    /// `stage`: blocks that are merged are not compared with their checksums.
+    MergeUnverified,
+    /// `stage`: the rest of a cut block is not zeroed.
+    KeepCutBytes,
+    /// `recover`: the data of records that were not known durable is not looked at.
+    TrustTail,
+    /// `recover`: what was kept is not flushed before the target is used.
+    SkipFlushAtOpen,
+    /// `recover`: an append with dropped records is not written again.
+    KeepDroppedTail,
+    /// `recover`: a commit leaves no session row.
+    LoseSession,
+    /// `checkpoint`: the superblock is written without a flush behind the slices.
+    CheckpointUnflushed,
+    /// `checkpoint`: journal space is free before the superblock is durable.
+    FreeJournalEarly,
+    /// `checkpoint`: leaves only the old checkpoint names are used again before the superblock is durable.
+    FreeLeavesEarly,
+    /// `checkpoint`: changed pages of the checksum table are not written.
+    SkipTablePages,
+    /// `checkpoint`: both copies of the superblock are written at once.
+    BothSuperblocks,
+    /// `checkpoint`: staged updates are left out.
+    ForgetStaged,
+    /// `in_place`: bytes go to their place before the commit is durable.
+    ApplyEarly,
+    /// `in_place`: bytes go to their place under readers of the old version.
+    ApplyUnderReaders,
+    /// `in_place`: blocks that are given up are written to at once.
+    SkipGuard,
+    /// `in_place`: a checkpoint leaves out bytes that are not at their place.
+    ForgetRedo,
+    /// `in_place`: overwritten blocks are written to their place at once.
+    OverwriteInPlace,
+    /// `format`: parity blocks are left empty.
+    SkipParity,
+}
+
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Mutation; 25] = {
+        use Mutation::*;
+        [
+            FreeBeforeDurable,
+            FreeUnderReaders,
+            SkipFlush,
+            FlushBeforeData,
+            FlushBeforeAppend,
+            ReportEarly,
+            SkipChecksum,
+            MergeUnverified,
+            KeepCutBytes,
+            TrustTail,
+            SkipFlushAtOpen,
+            KeepDroppedTail,
+            LoseSession,
+            CheckpointUnflushed,
+            FreeJournalEarly,
+            FreeLeavesEarly,
+            SkipTablePages,
+            BothSuperblocks,
+            ForgetStaged,
+            ApplyEarly,
+            ApplyUnderReaders,
+            SkipGuard,
+            ForgetRedo,
+            OverwriteInPlace,
+            SkipParity,
+        ]
+    };
+}
+
+#[cfg(feature = "mutations")]
+mod active {
+    use std::cell::Cell;
+
+    thread_local! {
+        static ACTIVE: Cell<Option<super::Mutation>> = const { Cell::new(None) };
+    }
+
+    /// From now on this thread's engines have this fault, or none.
+    pub fn set(mutation: Option<super::Mutation>) {
+        ACTIVE.set(mutation);
+    }
+
+    /// Whether this fault is there.
+    pub(crate) fn is(mutation: super::Mutation) -> bool {
+        ACTIVE.get() == Some(mutation)
+    }
+}
+
+#[cfg(not(feature = "mutations"))]
+mod active {
+    /// Whether this fault is there: never.
+    #[inline(always)]
+    pub(crate) const fn is(_: super::Mutation) -> bool {
+        false
+    }
+}
+
+pub(crate) use active::is;
+#[cfg(feature = "mutations")]
+pub use active::set;
