@@ -93,7 +93,7 @@ impl Index {
     }
 
     /// Adds the next leaf in key order, as read from disk. `None` if the entries make no sense, or are not above all before.
-    pub(crate) fn push(&mut self, entries: Vec<u8>, place: Place) -> Option<Rc<Place>> {
+    pub(crate) fn push(&mut self, entries: Rc<[u8]>, place: Place) -> Option<Rc<Place>> {
         let mut get = Get(&entries);
         let (fence, _) = next_entry(&mut Get(&entries))?;
         let fence: Box<[u8]> = if self.leaves.is_empty() { Box::default() } else { fence.into() };
@@ -109,14 +109,16 @@ impl Index {
         }
         self.blocks += leaf_blocks(entries.len());
         let place = Rc::new(place);
-        self.leaves.insert(fence, Leaf { entries: entries.into(), place: Some(place.clone()) });
+        self.leaves.insert(fence, Leaf { entries, place: Some(place.clone()) });
         Some(place)
     }
 
-    /// Has the last leaf written again by the next checkpoint.
-    pub(crate) fn rewrite_last(&mut self) {
-        if let Some(mut leaf) = self.leaves.last_entry() {
-            leaf.get_mut().place = None;
+    /// Has these leaves, by number, written again by the next checkpoint.
+    pub(crate) fn rewrite(&mut self, leaves: &[usize]) {
+        for (n, leaf) in self.leaves.values_mut().enumerate() {
+            if leaves.contains(&n) {
+                leaf.place = None;
+            }
         }
     }
 
@@ -341,7 +343,7 @@ mod tests {
             let mut loaded = Index::default();
             for leaf in index.leaves_mut() {
                 let place = Place { bytes: leaf.entries.len() as u32, crc: Cell::new(0), runs: Vec::new() };
-                prop_assert!(loaded.push(leaf.entries.to_vec(), place).is_some());
+                prop_assert!(loaded.push(leaf.entries.clone(), place).is_some());
             }
             loaded.verify().unwrap();
             prop_assert_eq!(loaded.range(Bound::Unbounded).collect::<Vec<_>>(), all);

@@ -124,6 +124,8 @@ struct Opener<'a, D: Disk> {
     /// The leaves the checkpoint names, and their blocks.
     image: Vec<Rc<Place>>,
     index_alloc: Allocator,
+    /// Leaves, by number, that had to be mended.
+    mended_leaves: Vec<usize>,
     recovery: Recovery,
 }
 
@@ -143,6 +145,7 @@ impl<D: Disk> CowStore<D> {
             superblock,
             state: State::default(),
             image: Vec::new(),
+            mended_leaves: Vec::new(),
             index_alloc: Allocator::new(superblock.params.index / BLOCK64),
             recovery: Recovery { superblock_repaired: !repair.is_empty(), ..Recovery::default() },
         };
@@ -299,67 +302,76 @@ impl<D: Disk> Opener<'_, D> {
         }
     }
 
-    /// Reads the leaves in the order in which they lie, many at once.
+    /// Reads the leaves in the order in which they lie, many at once, and then takes them in key order.
     fn load_leaves(&mut self, leaves: &[LeafRef]) -> Result<(), OpenError> {
-        let total = self.index_alloc.total();
         let mut runs: Vec<(Run, usize)> =
             leaves.iter().enumerate().flat_map(|(n, leaf)| leaf.runs.iter().map(move |run| (*run, n))).collect();
         runs.sort_by_key(|(run, _)| run.disk);
-        let mut stored: Vec<Vec<(u64, Vec<u8>)>> = vec![Vec::new(); leaves.len()];
-        let mut at = 0;
-        while at < runs.len() {
-            let start = runs[at].0.disk;
-            let mut upto = at;
-            let mut end = start;
-            while let Some((run, _)) = runs.get(upto) {
-                if !self.index_alloc.set(*run) {
-                    let why = format!("index blocks {}+{} of {total} have two owners", run.disk, run.len);
-                    return Err(self.inconsistent(why));
-                }
-                end = run.disk + u64::from(run.len);
-                upto += 1;
-                let far = runs.get(upto).is_none_or(|(next, _)| next.disk > end + GAP);
-                if far || (end - start) * BLOCK64 >= READ_STEP {
-                    break;
+        let mut entries: Vec<Option<Rc<[u8]>>> = vec![None; leaves.len()];
+        let mut scattered: BTreeMap<usize, Vec<(u64, Vec<u8>)>> = BTreeMap::new();
+        let mut bytes = Vec::new();
+        let mut rest = &runs[..];
+        while let Some((first, _)) = rest.first() {
+            let (together, end) = self.claim(rest)?;
+            bytes.clear();
+            let offset = self.params().index_offset() + first.disk * BLOCK64;
+            self.io.read(self.arena, offset, (end - first.disk) * BLOCK64, &mut bytes)?;
+            for (run, n) in &rest[..together] {
+                let from = ((run.disk - first.disk) * BLOCK64) as usize;
+                let part = &bytes[from..from + (u64::from(run.len) * BLOCK64) as usize];
+                if leaves[*n].runs.len() == 1 {
+                    entries[*n] = Some(self.decode_leaf(*n, &leaves[*n], part)?);
+                } else {
+                    scattered.entry(*n).or_default().push((run.disk, part.to_vec()));
                 }
             }
-            let mut bytes = Vec::with_capacity(((end - start) * BLOCK64) as usize);
-            let offset = self.params().index_offset() + start * BLOCK64;
-            self.io.read(self.arena, offset, (end - start) * BLOCK64, &mut bytes)?;
-            for (run, leaf) in &runs[at..upto] {
-                let from = ((run.disk - start) * BLOCK64) as usize;
-                let part = bytes[from..from + (u64::from(run.len) * BLOCK64) as usize].to_vec();
-                stored[*leaf].push((run.disk, part));
-            }
-            at = upto;
+            rest = &rest[together..];
         }
-        for (n, (leaf, parts)) in leaves.iter().zip(stored).enumerate() {
-            self.load_leaf(n, leaf, &parts)?;
+        for (n, parts) in scattered {
+            let part = |run: &Run| parts.iter().find(|(disk, _)| *disk == run.disk).map_or(&[][..], |(_, bytes)| bytes);
+            let joined: Vec<u8> = leaves[n].runs.iter().flat_map(part).copied().collect();
+            entries[n] = Some(self.decode_leaf(n, &leaves[n], &joined)?);
         }
+        for (n, (leaf, entries)) in leaves.iter().zip(entries).enumerate() {
+            let place = Place { bytes: leaf.bytes, crc: leaf.crc.into(), runs: leaf.runs.clone() };
+            let place = entries.and_then(|entries| self.state.index.push(entries, place));
+            let place = place.ok_or_else(|| self.corrupt_leaf(n, leaf, "an entry makes no sense"))?;
+            self.image.push(place);
+        }
+        self.state.index.rewrite(&self.mended_leaves);
         Ok(())
     }
 
-    fn load_leaf(&mut self, n: usize, leaf: &LeafRef, parts: &[(u64, Vec<u8>)]) -> Result<(), OpenError> {
-        let part = |run: &Run| parts.iter().find(|(disk, _)| *disk == run.disk).map_or(&[][..], |(_, bytes)| bytes);
-        let joined: Vec<u8>;
-        let bytes = match &leaf.runs[..] {
-            [run] => part(run),
-            runs => {
-                joined = runs.iter().flat_map(part).copied().collect();
-                &joined
+    /// Takes the runs that are read with one operation from the allocator: their number, and where the last one ends.
+    fn claim(&mut self, runs: &[(Run, usize)]) -> Result<(usize, u64), OpenError> {
+        let (mut count, mut end) = (0, 0);
+        for (run, _) in runs {
+            let far = count > 0 && (run.disk > end + GAP || (end - runs[0].0.disk) * BLOCK64 >= READ_STEP);
+            if far {
+                break;
             }
-        };
-        let offset = self.params().index_offset() + leaf.runs.first().map_or(0, |r| r.disk) * BLOCK64;
-        let corrupt = |why| OpenError::CorruptIndex { name: self.name.clone(), leaf: n as u64, offset, why };
-        let (entries, mended) = decode_leaf(bytes, leaf, self.uuid_crc).ok_or_else(|| corrupt("the checksum does not match"))?;
-        let place = Place { bytes: leaf.bytes, crc: leaf.crc.into(), runs: leaf.runs.clone() };
-        let place = self.state.index.push(entries, place).ok_or_else(|| corrupt("an entry makes no sense"))?;
-        self.image.push(place);
+            if !self.index_alloc.set(*run) {
+                return Err(self.inconsistent(format!("index blocks {}+{} have two owners", run.disk, run.len)));
+            }
+            count += 1;
+            end = run.disk + u64::from(run.len);
+        }
+        Ok((count, end))
+    }
+
+    fn decode_leaf(&mut self, n: usize, leaf: &LeafRef, stored: &[u8]) -> Result<Rc<[u8]>, OpenError> {
+        let decoded = decode_leaf(stored, leaf, self.uuid_crc);
+        let (entries, mended) = decoded.ok_or_else(|| self.corrupt_leaf(n, leaf, "the checksum does not match"))?;
         if mended {
             self.recovery.mended += 1;
-            self.state.index.rewrite_last();
+            self.mended_leaves.push(n);
         }
-        Ok(())
+        Ok(entries.into())
+    }
+
+    fn corrupt_leaf(&self, n: usize, leaf: &LeafRef, why: &'static str) -> OpenError {
+        let offset = self.params().index_offset() + leaf.runs.first().map_or(0, |r| r.disk) * BLOCK64;
+        OpenError::CorruptIndex { name: self.name.clone(), leaf: n as u64, offset, why }
     }
 
     /// Applies the journal; also gives the last record known durable.
