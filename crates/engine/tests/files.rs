@@ -1,12 +1,11 @@
 //! The store on real files, through io_uring and through threads: random operations, then an open as after a kill.
 #![allow(clippy::unwrap_used)]
 
-#[allow(unreachable_pub, missing_docs)]
 mod common;
 
 use catena_engine::disk::file::{Backend, Ring, probe};
 use catena_engine::target_dir::TargetDir;
-use catena_engine::{CowStore, OpenError, Params};
+use catena_engine::{CowStore, OpenError, Params, StoreKind};
 use catena_types::ChunkStore;
 use common::*;
 
@@ -16,7 +15,7 @@ fn scratch() -> tempfile::TempDir {
 }
 
 fn small() -> Params {
-    let mut p = params(4096, 64);
+    let mut p = params(StoreKind::Cow, 4096, 64);
     p.checkpoint = 256 * 4096;
     p
 }

@@ -1,58 +1,26 @@
 //! The hazards found in 3FS's chunk engine (H1 to H11 of its description), each as a test that this engine does not have it.
 #![allow(clippy::unwrap_used)]
 
-#[allow(unreachable_pub, missing_docs)]
 mod common;
 
 use bytes::Bytes;
-use catena_engine::CowStore;
 use catena_engine::disk::mem::MemDisk;
+use catena_engine::{CowStore, StoreKind};
 use catena_types::crc::crc32c;
 use catena_types::*;
-use common::{CHUNK, arena, fresh, params};
+use common::direct::{CHUNK, committed, read, request, sized, turns, update, write};
+use common::{KINDS, POISON, Rng, World, arena, params};
 
 fn key() -> ChunkKey {
-    ChunkKey::new(b"k").unwrap()
+    common::direct::key("k")
 }
 
 fn other() -> ChunkKey {
-    ChunkKey::new(b"other").unwrap()
+    common::direct::key("other")
 }
 
-fn request(key: &ChunkKey, ver: Ver, op: Op, payload: &[u8]) -> StageRequest<Bytes> {
-    StageRequest {
-        key: key.clone(),
-        ver,
-        chain_ver: 1,
-        tag: Tag { client: 1, channel: 1, seq: ver },
-        op,
-        chunk_size: CHUNK,
-        payload: Bytes::copy_from_slice(payload),
-        payload_crc: crc32c(payload),
-    }
-}
-
-fn turns(store: &mut CowStore<MemDisk>) -> Vec<Done<Bytes>> {
-    let mut out = Vec::new();
-    let mut now = 0;
-    while store.busy() || store.next_wake().is_some() {
-        now += 60_000_000;
-        store.turn(now, &mut out);
-    }
-    out
-}
-
-fn write(store: &mut CowStore<MemDisk>, key: &ChunkKey, ver: Ver, op: Op, payload: &[u8]) {
-    store.stage(request(key, ver, op, payload)).unwrap();
-    let done = turns(store);
-    assert!(done.iter().any(|d| matches!(d, Done::Staged { ver: v, .. } if *v == ver)), "{done:?}");
-    store.commit(key, ver, 1);
-}
-
-fn read(store: &mut CowStore<MemDisk>, key: &ChunkKey, ver: Ver) -> Result<Bytes, Code> {
-    store.read(99, key, ver, 0, u32::MAX);
-    let done = turns(store);
-    done.into_iter().find_map(|d| if let Done::Read { id: 99, result } = d { Some(result.map(|r| r.0)) } else { None }).unwrap()
+fn fresh(capacity_blocks: u64, journal_blocks: u64) -> (CowStore<MemDisk>, MemDisk) {
+    common::fresh(StoreKind::Cow, capacity_blocks, journal_blocks)
 }
 
 /// H1: rot is not laundered by an update of part of the block; the rest of the chunk stays readable and updatable.
@@ -200,6 +168,114 @@ fn an_append_never_tears_committed_bytes() {
     }
 }
 
+/// H6: nothing is reported before a flush has covered its data and its record, in whatever order the disk does things.
+#[test]
+fn nothing_is_reported_before_it_is_durable() {
+    for (seed, &kind) in (1..=40).flat_map(|seed| KINDS.iter().map(move |k| (seed, k))) {
+        let (mut store, disk) = common::fresh(kind, 200, 16);
+        let mut rng = Rng::new(seed);
+        disk.set_held(true);
+        let mut reported = 0;
+        for n in 0..6u64 {
+            let fill = vec![n as u8; 3000 + 5000 * n as usize];
+            store.stage(request(&common::direct::key(&format!("{n}")), 1, Op::write(0, fill.len() as u32), &fill)).unwrap();
+        }
+        while reported < 6 {
+            if disk.waiting() > 0 {
+                disk.run(rng.below(disk.waiting() as u64) as usize);
+            }
+            let mut out = Vec::new();
+            store.turn(1, &mut out);
+            for done in out {
+                let Done::Staged { key, ver, info } = done else { panic!("{done:?}") };
+                reported += 1;
+                let mut after = CowStore::open(disk.crash(|_, _| false), &arena()).unwrap();
+                let bytes = read(&mut after, &key, ver);
+                assert!(bytes.is_ok_and(|b| crc32c(&b) == info.checksum), "seed {seed}: {key} was reported too early");
+            }
+        }
+    }
+}
+
+/// H7: whatever ends badly leaves nothing behind that refuses the next update of the chunk.
+#[test]
+fn what_was_refused_or_dropped_blocks_nothing() {
+    for &kind in KINDS.iter() {
+        let (mut store, disk) = common::fresh(kind, 16, 16);
+        // No space; a payload that is not what it says.
+        update(&mut store, sized(&other(), 1, Op::write(0, 16384), &[9; 16384], 16384));
+        turns(&mut store);
+        let before = (store.space(), store.meta(&key()));
+        assert_eq!(store.stage(request(&key(), 1, Op::write(0, CHUNK), &vec![1; CHUNK as usize])), Err(Code::NoSpace));
+        let lie = Committed { checksum: 1, ..committed(1, b"abc") };
+        assert_eq!(store.install(1, &key(), 4096, lie, (&b"abc"[..]).into()), Err(Code::PayloadCorrupt));
+        assert_eq!((store.space(), store.meta(&key())), before);
+        // Dropped at every moment of its life; the next one is taken at once.
+        for steps in 0..8 {
+            disk.set_held(true);
+            let small = StageRequest { chunk_size: 4096, ..request(&key(), 1, Op::write(0, 100), &[1; 100]) };
+            store.stage(small).unwrap();
+            let mut out = Vec::new();
+            for _ in 0..steps {
+                store.turn(1, &mut out);
+                disk.run(0);
+            }
+            store.unstage(&key(), 1);
+            let next = StageRequest { chunk_size: 4096, ..request(&key(), 1, Op::write(0, 200), &[2; 200]) };
+            store.stage(next).unwrap();
+            disk.set_held(false);
+            out.extend(turns(&mut store));
+            let last = out.iter().rev().find_map(|d| if let Done::Staged { info, .. } = d { Some(info.len) } else { None });
+            assert_eq!(last, Some(200), "after {steps} steps: {out:?}");
+            store.unstage(&key(), 1);
+            turns(&mut store);
+            store.verify().unwrap();
+        }
+        assert_eq!(store.space().chunks, 1);
+    }
+}
+
+/// Calls that break the contract are counted and change nothing.
+#[test]
+fn calls_that_break_the_contract_change_nothing() {
+    for &kind in KINDS.iter() {
+        let (mut store, disk) = common::fresh(kind, 200, 16);
+        write(&mut store, &key(), 1, Op::write(0, 9000), &[1; 9000]);
+        turns(&mut store);
+        disk.set_held(true);
+        store.stage(request(&key(), 2, Op::write(100, 50), &[2; 50])).unwrap();
+        store.stage(request(&other(), 1, Op::write(0, 50), &[3; 50])).unwrap();
+        let before = (store.scan(b"", 9), store.space(), store.remove_floor());
+        let mut misuse = 0;
+        let mut unchanged = |store: &CowStore<MemDisk>, what: &str| {
+            misuse += 1;
+            assert_eq!(store.stats().misuse, misuse, "{what} is counted");
+            assert_eq!((store.scan(b"", 9), store.space(), store.remove_floor()), before, "{what}");
+            store.verify().unwrap_or_else(|e| panic!("{what}: {e}"));
+        };
+        store.commit(&key(), 2, 1);
+        unchanged(&store, "a commit of what is not durable");
+        store.commit(&key(), 3, 1);
+        unchanged(&store, "a commit of what is not staged");
+        store.commit(&common::direct::key("nothing"), 1, 1);
+        unchanged(&store, "a commit of nothing");
+        assert!(store.stage(request(&key(), 2, Op::truncate(1), b"")).is_err());
+        unchanged(&store, "a second update");
+        assert!(store.stage(sized(&common::direct::key("odd"), 1, Op::truncate(1), b"", 5000)).is_err());
+        unchanged(&store, "a chunk size that is none");
+        assert!(store.stage(request(&common::direct::key("short"), 1, Op::write(0, 5), b"four")).is_err());
+        unchanged(&store, "a payload that is too short");
+        store.unstage(&key(), 7);
+        unchanged(&store, "an unstage of what is not staged");
+        disk.set_held(false);
+        let done = turns(&mut store);
+        assert_eq!(done.iter().filter(|d| matches!(d, Done::Staged { .. })).count(), 2, "{done:?}");
+        assert!(done.iter().any(|d| matches!(d, Done::Unstaged { ver: 7, .. })), "every unstage ends");
+        store.commit(&key(), 2, 1);
+        assert!(read(&mut store, &key(), 2).is_ok_and(|b| b.len() == 9000 && b[100..150] == [2; 50]));
+    }
+}
+
 /// H8: ranges at the end of the number space are refused, not wrapped.
 #[test]
 fn huge_ranges_are_refused() {
@@ -210,6 +286,42 @@ fn huge_ranges_are_refused() {
     store.read(1, &key(), 1, u32::MAX, u32::MAX);
     assert!(matches!(&turns(&mut store)[..], [Done::Read { result: Ok((b, 0)), .. }] if b.is_empty()));
     assert_eq!(store.stats().misuse, 1);
+}
+
+/// H9: what runs in the background drops nothing: every field of every chunk is the same after checkpoints and restarts.
+#[test]
+fn nothing_is_dropped_by_checkpoints() {
+    for &kind in KINDS.iter() {
+        let (mut store, disk) = common::fresh(kind, 4000, 16);
+        store.set_checkpoint_pace(40, 1);
+        let mut rng = Rng::new(9);
+        let mut held = Vec::new();
+        for n in 0..60u32 {
+            let k = common::direct::key(&format!("{n}"));
+            let tag = Tag { client: rng.next(), channel: n, seq: rng.next() };
+            let len = 1 + rng.below(9000) as usize;
+            let payload = rng.bytes(len);
+            let committed = Committed { tag, chain_ver: rng.next(), ..committed(1 + rng.next() / 2, &payload) };
+            store.install(1, &k, 4096 * (3 + n), committed, payload).unwrap();
+            if n % 3 == 0 {
+                let tag = Tag { client: rng.next(), channel: n + 1, seq: rng.next() };
+                let op = if n % 2 == 0 { Op::remove() } else { Op::truncate(n) };
+                let request = request(&k, committed.ver + 1 + rng.below(3), op, b"");
+                store.stage(StageRequest { tag, chain_ver: rng.next(), chunk_size: 4096 * (3 + n), ..request }).unwrap();
+            }
+            turns(&mut store);
+            held.push((k.clone(), store.meta(&k).unwrap()));
+        }
+        held.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_eq!(store.scan(b"", 99), held);
+        store.close(&mut Vec::new()).unwrap();
+        assert!(store.stats().checkpoints > 0);
+        for round in 0..3 {
+            let mut again = CowStore::open(disk.fork(), &arena()).unwrap();
+            assert_eq!(again.scan(b"", 99), held, "round {round}");
+            again.close(&mut Vec::new()).unwrap();
+        }
+    }
 }
 
 /// H10: a read does not wait for a commit on its way to the disk.
@@ -259,6 +371,30 @@ fn freed_blocks_wait_for_the_record_that_frees_them() {
     turns(&mut store);
     let mut after = CowStore::open(disk.crash(|_, _| false), &arena()).unwrap();
     assert_eq!((after.meta(&key()), read(&mut after, &other(), 3).is_ok()), (None, true));
+}
+
+/// 3FS writes what its buffers held before into the padding of a chunk's last block. Here memory of something else never
+/// reaches the disk, nor a reader.
+#[test]
+fn old_memory_never_reaches_the_disk() {
+    for &kind in KINDS.iter() {
+        let (store, disk) = common::fresh(kind, 400, 16);
+        let mut world = World::new(store, 3, 6);
+        for n in 0..600 {
+            if n % 5 == 0 {
+                // Whoever has had a buffer leaves it full of this.
+                let mut buf = arena().take_or_alloc(4096 << (n % 25 / 5));
+                buf.as_mut_capacity().fill(POISON);
+            }
+            world.step();
+        }
+        world.settle();
+        world.store.close(&mut Vec::new()).unwrap();
+        for block in disk.blocks() {
+            let bytes = disk.peek(block * 4096, 4096);
+            assert!(!bytes.windows(16).any(|w| w == [POISON; 16]), "block {block} holds old memory");
+        }
+    }
 }
 
 /// Amendment M6: rot in an acknowledged update that a later append knows durable is kept and read as corrupt, not dropped.
@@ -314,6 +450,7 @@ fn superblock_damage_is_mended_or_named() {
     assert!(e.contains("both copies of the superblock"), "{e}");
     let e = CowStore::open(MemDisk::new(), &arena()).err().unwrap().to_string();
     assert!(e.contains("empty"), "{e}");
-    let bad = CowStore::create(MemDisk::new(), &catena_engine::Params { journal: 4096, ..params(4, 16) }, &arena());
+    let bad =
+        CowStore::create(MemDisk::new(), &catena_engine::Params { journal: 4096, ..params(StoreKind::Cow, 4, 16) }, &arena());
     assert!(bad.err().unwrap().to_string().contains("journal"));
 }

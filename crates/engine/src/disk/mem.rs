@@ -2,23 +2,31 @@
 //!
 //! Writes that no flush has covered are kept apart, so that [`MemDisk::crash`] can drop any of their 512-byte sectors.
 //! A flush covers exactly the writes whose completions had been polled when it was submitted: an engine that issues a
-//! flush too early is caught. Handles share one disk; [`MemDisk::fork`] makes an independent copy (pages are shared until
-//! written). Errors can be injected into the n-th operation, bits flipped, and every write and flush recorded.
+//! flush too early is caught. So is one that submits what is not aligned, or that changes a write's bytes while the write
+//! waits. Handles share one disk; [`MemDisk::fork`] makes an independent copy (pages are shared until written). Every write
+//! and flush can be recorded; on request an operation fails or lies ([`Fault`]), and the medium rots.
+
+mod fault;
+mod image;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use catena_arena::{AlignedBuf, is_aligned};
+use catena_types::crc::crc32c;
 
 use super::{BLOCK_BYTES, Completion, Disk, Io, IoOp};
+pub use fault::{Fault, What};
+use fault::{Plan, shape, strike};
+pub use image::{Cut, Image, Loose};
+use image::{PAGE, Pages, store};
 
-const PAGE: usize = BLOCK_BYTES as usize;
 /// Smallest unit that a power cut leaves whole, in bytes.
 pub const SECTOR: usize = 512;
-
-type Pages = BTreeMap<u64, Rc<[u8; PAGE]>>;
 
 /// One recorded event.
 #[derive(Clone, Debug)]
@@ -35,79 +43,22 @@ pub enum Event {
         /// How many.
         covered: u64,
     },
+    /// A flush failed, and the writes it covers will never be durable.
+    Forget {
+        /// How many writes ever executed it covers.
+        covered: u64,
+    },
     /// A mark of the test's own, see [`MemDisk::mark`].
     Mark(u64),
 }
 
-/// The contents of a disk at one moment.
-#[derive(Clone, Default)]
-pub struct Image {
-    durable: Pages,
-    /// Writes not covered by a flush, in order, with their number.
-    unflushed: VecDeque<(u64, u64, Bytes)>,
-    writes: u64,
-}
-
-impl Image {
-    /// Replays a recorded event.
-    pub fn apply(&mut self, event: &Event) {
-        match event {
-            Event::Write { offset, data } => {
-                self.writes += 1;
-                self.unflushed.push_back((self.writes, *offset, data.clone()));
-            }
-            Event::Flush { covered } => self.flush(*covered),
-            Event::Mark(_) => {}
-        }
-    }
-
-    /// Writes not covered by a flush.
-    pub fn unflushed(&self) -> usize {
-        self.unflushed.len()
-    }
-
-    /// Sectors of [`SECTOR`] bytes in writes not covered by a flush.
-    pub fn unflushed_sectors(&self) -> usize {
-        self.unflushed.iter().map(|(_, _, data)| data.len() / SECTOR).sum()
-    }
-
-    /// What is on the medium after a power cut at which `keep(write, sector)` decides, for each sector of each write not
-    /// covered by a flush (both counted from 0, in order), whether it had reached the medium.
-    pub fn crash(&self, mut keep: impl FnMut(usize, usize) -> bool) -> MemDisk {
-        let mut pages = self.durable.clone();
-        for (w, (_, offset, data)) in self.unflushed.iter().enumerate() {
-            for (s, sector) in data.chunks(SECTOR).enumerate() {
-                if keep(w, s) {
-                    store(&mut pages, offset + (s * SECTOR) as u64, sector);
-                }
-            }
-        }
-        MemDisk::from_pages(pages)
-    }
-
-    fn flush(&mut self, covered: u64) {
-        while self.unflushed.front().is_some_and(|(n, _, _)| *n <= covered) {
-            if let Some((_, offset, data)) = self.unflushed.pop_front() {
-                store(&mut self.durable, offset, &data);
-            }
-        }
-    }
-}
-
-fn store(pages: &mut Pages, mut offset: u64, mut data: &[u8]) {
-    while !data.is_empty() {
-        let at = (offset % BLOCK_BYTES) as usize;
-        let n = data.len().min(PAGE - at);
-        if n == PAGE && !pages.contains_key(&(offset / BLOCK_BYTES)) && data[..n].iter().all(|&b| b == 0) {
-            // What was never written reads as zeroes anyhow: a zeroed journal takes no memory.
-            (offset, data) = (offset + n as u64, &data[n..]);
-            continue;
-        }
-        let page = pages.entry(offset / BLOCK_BYTES).or_insert_with(|| Rc::new([0; PAGE]));
-        Rc::make_mut(page)[at..at + n].copy_from_slice(&data[..n]);
-        offset += n as u64;
-        data = &data[n..];
-    }
+/// An operation that waits.
+struct Waiting {
+    io: Io,
+    /// For a flush: the number of the last write it covers.
+    covered: u64,
+    /// Checksum of a held write's bytes: they must not change until it has run.
+    crc: Option<u32>,
 }
 
 #[derive(Default)]
@@ -115,13 +66,17 @@ struct Inner {
     image: Image,
     /// What reads see: everything written.
     current: Pages,
-    queue: VecDeque<(Io, u64)>,
+    queue: VecDeque<Waiting>,
     completed: VecDeque<(Completion, u64)>,
     /// Number of the last write whose completion was polled.
     polled: u64,
     held: bool,
     ops: u64,
     fail: BTreeMap<u64, i32>,
+    plans: Vec<Plan>,
+    struck: u64,
+    /// Blocks that cannot be read until they are written again.
+    unreadable: BTreeSet<u64>,
     log: Option<Vec<Event>>,
 }
 
@@ -135,9 +90,15 @@ impl MemDisk {
         MemDisk::default()
     }
 
-    fn from_pages(pages: Pages) -> MemDisk {
-        let image = Image { durable: pages.clone(), ..Image::default() };
-        MemDisk(Rc::new(RefCell::new(Inner { image, current: pages, ..Inner::default() })))
+    /// With these contents, all of them durable.
+    fn of(pages: Pages) -> MemDisk {
+        MemDisk::with(Image::of(pages.clone()), pages)
+    }
+
+    /// With contents whose writes have all been polled.
+    fn with(image: Image, current: Pages) -> MemDisk {
+        let polled = image.writes;
+        MemDisk(Rc::new(RefCell::new(Inner { image, current, polled, ..Inner::default() })))
     }
 
     /// The contents now, unflushed writes apart.
@@ -145,9 +106,13 @@ impl MemDisk {
         self.0.borrow().image.clone()
     }
 
-    /// An independent disk with everything written so far, as after the process was killed.
+    /// An independent disk with everything written so far, as after the process was killed. What could not be read
+    /// cannot be read there either.
     pub fn fork(&self) -> MemDisk {
-        MemDisk::from_pages(self.0.borrow().current.clone())
+        let inner = self.0.borrow();
+        let fork = MemDisk::of(inner.current.clone());
+        fork.0.borrow_mut().unreadable = inner.unreadable.clone();
+        fork
     }
 
     /// A disk as after a power cut now, see [`Image::crash`].
@@ -184,14 +149,49 @@ impl MemDisk {
         self.0.borrow_mut().fail.insert(n, errno);
     }
 
+    /// Lets `fault` strike an operation executed from now on: of those of this kind that touch `within` (bytes; flushes
+    /// touch everything), the one behind the next `skip`.
+    pub fn inject(&self, what: What, within: Range<u64>, skip: u64, fault: Fault) {
+        self.0.borrow_mut().plans.push(Plan::new(what, within, skip, fault));
+    }
+
+    /// Takes back every fault that has not struck.
+    pub fn clear_faults(&self) {
+        let mut inner = self.0.borrow_mut();
+        inner.plans.clear();
+        inner.fail.clear();
+    }
+
+    /// Operations that a fault has struck, or that met an unreadable block.
+    pub fn struck(&self) -> u64 {
+        self.0.borrow().struck
+    }
+
     /// Flips one bit on the medium.
     pub fn flip(&self, byte: u64, bit: u8) {
+        let mut sector = self.peek(byte / SECTOR as u64 * SECTOR as u64, SECTOR);
+        sector[(byte % SECTOR as u64) as usize] ^= 1 << (bit % 8);
+        self.poke(byte / SECTOR as u64 * SECTOR as u64, &sector);
+    }
+
+    /// Puts bytes on the medium behind everybody's back: rot, or what a lost write left.
+    pub fn poke(&self, offset: u64, data: &[u8]) {
         let mut inner = self.0.borrow_mut();
-        let inner = &mut *inner;
-        for pages in [&mut inner.current, &mut inner.image.durable] {
-            let page = pages.entry(byte / BLOCK_BYTES).or_insert_with(|| Rc::new([0; PAGE]));
-            Rc::make_mut(page)[(byte % BLOCK_BYTES) as usize] ^= 1 << (bit % 8);
-        }
+        store(&mut inner.current, offset, data);
+        inner.image.poke(offset, data);
+    }
+
+    /// What reads see at `offset`.
+    pub fn peek(&self, offset: u64, len: usize) -> Vec<u8> {
+        let inner = self.0.borrow();
+        (offset..offset + len as u64)
+            .map(|at| inner.current.get(&(at / BLOCK_BYTES)).map_or(0, |page| page[(at % BLOCK_BYTES) as usize]))
+            .collect()
+    }
+
+    /// Makes a block unreadable (reads of it fail) until it is written again.
+    pub fn set_unreadable(&self, block: u64) {
+        self.0.borrow_mut().unreadable.insert(block);
     }
 
     /// Block numbers that hold anything.
@@ -209,53 +209,44 @@ impl MemDisk {
         self.0.borrow().queue.len()
     }
 
+    /// The kind of the `n`-th waiting operation, and the bytes it touches.
+    pub fn waits(&self, n: usize) -> Option<(What, Range<u64>)> {
+        self.0.borrow().queue.get(n).map(|w| shape(&w.io.op))
+    }
+
     /// Whether a flush is the next operation that waits.
     pub fn flush_waits(&self) -> bool {
-        self.0.borrow().queue.front().is_some_and(|(io, _)| matches!(io.op, IoOp::Flush))
+        self.waits(0).is_some_and(|(what, _)| what == What::Flush)
     }
 
     /// Runs the `n`-th waiting operation.
     pub fn run(&self, n: usize) {
         let mut inner = self.0.borrow_mut();
-        if let Some((io, covered)) = inner.queue.remove(n) {
-            inner.execute(io, covered);
+        if let Some(waiting) = inner.queue.remove(n) {
+            inner.execute(waiting);
         }
     }
 }
 
 impl Inner {
-    fn execute(&mut self, io: Io, covered: u64) {
-        let n = self.ops;
+    fn execute(&mut self, waiting: Waiting) {
+        let Waiting { io, covered, crc } = waiting;
+        if let (IoOp::Write { offset, data }, Some(crc)) = (&io.op, crc) {
+            assert_eq!(crc32c(data), crc, "the bytes of the write at {offset} have changed while it waited");
+        }
+        let fault = self.fail.remove(&self.ops).map(Fault::Error);
+        let fault = strike(&mut self.plans, &io.op).or(fault);
         self.ops += 1;
-        let mut serial = 0;
-        let result = match self.fail.remove(&n) {
-            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-            None => Ok(match io.op {
-                IoOp::Read { offset, mut buf } => {
-                    self.read(offset, &mut buf);
-                    Some(buf)
-                }
-                IoOp::Write { offset, data } => {
-                    assert!(offset.is_multiple_of(BLOCK_BYTES) && (data.len() as u64).is_multiple_of(BLOCK_BYTES));
-                    store(&mut self.current, offset, &data);
-                    self.event(Event::Write { offset, data });
-                    serial = self.image.writes;
-                    None
-                }
-                IoOp::Flush => {
-                    self.event(Event::Flush { covered });
-                    None
-                }
-                IoOp::Punch { offset, len } => {
-                    // As a write of zeroes: durable with a flush.
-                    let data = Bytes::from(vec![0; len as usize]);
-                    store(&mut self.current, offset, &data);
-                    self.event(Event::Write { offset, data });
-                    serial = self.image.writes;
-                    None
-                }
-            }),
+        self.struck += u64::from(fault.is_some());
+        let before = self.image.writes;
+        let result = match io.op {
+            IoOp::Read { offset, buf } => self.read(offset, buf, fault).map(Some),
+            IoOp::Write { offset, data } => self.write(offset, data, fault).map(|()| None),
+            // As a write of zeroes: durable with a flush.
+            IoOp::Punch { offset, len } => self.write(offset, vec![0; len as usize].into(), fault).map(|()| None),
+            IoOp::Flush => self.flush(covered, fault).map(|()| None),
         };
+        let serial = if self.image.writes > before { self.image.writes } else { 0 };
         self.completed.push_back((Completion { id: io.id, result }, serial));
     }
 
@@ -266,28 +257,97 @@ impl Inner {
         }
     }
 
-    fn read(&self, offset: u64, buf: &mut [u8]) {
+    fn read(&mut self, offset: u64, mut buf: AlignedBuf, fault: Option<Fault>) -> io::Result<AlignedBuf> {
+        if let Some(Fault::Error(errno)) = fault {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let first = offset / BLOCK_BYTES;
+        if self.unreadable.range(first..first + (buf.len() / PAGE) as u64).next().is_some() {
+            self.struck += 1;
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         for (i, page) in buf.chunks_mut(PAGE).enumerate() {
-            match self.current.get(&(offset / BLOCK_BYTES + i as u64)) {
+            match self.current.get(&(first + i as u64)) {
                 Some(p) => page.copy_from_slice(&p[..page.len()]),
                 None => page.fill(0),
             }
         }
+        if let Some(Fault::Noise(bit)) = fault {
+            let at = (bit / 8) as usize % buf.len();
+            buf[at] ^= 1 << (bit % 8);
+        }
+        Ok(buf)
+    }
+
+    fn write(&mut self, offset: u64, data: Bytes, fault: Option<Fault>) -> io::Result<()> {
+        match fault {
+            None => self.store(offset, data),
+            Some(Fault::Misdirected(to)) => self.store(to, data),
+            Some(Fault::LostSector(n)) => {
+                let n = n % (data.len() / SECTOR) * SECTOR;
+                self.store(offset, data.slice(..n));
+                self.store(offset + (n + SECTOR) as u64, data.slice(n + SECTOR..));
+            }
+            Some(Fault::Partial { errno, sectors }) => {
+                let n = (sectors * SECTOR).min(data.len());
+                self.store(offset, data.slice(..n));
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+            Some(Fault::Error(errno)) => return Err(io::Error::from_raw_os_error(errno)),
+            Some(Fault::Lost | Fault::Forgets(_) | Fault::Noise(_)) => {}
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, offset: u64, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        store(&mut self.current, offset, &data);
+        let end = offset + data.len() as u64;
+        while let Some(&block) = self.unreadable.range(offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)).next() {
+            self.unreadable.remove(&block);
+        }
+        self.event(Event::Write { offset, data });
+    }
+
+    fn flush(&mut self, covered: u64, fault: Option<Fault>) -> io::Result<()> {
+        match fault {
+            Some(Fault::Error(errno)) => return Err(io::Error::from_raw_os_error(errno)),
+            Some(Fault::Forgets(errno)) => {
+                self.event(Event::Forget { covered });
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+            Some(_) => {}
+            None => self.event(Event::Flush { covered }),
+        }
+        Ok(())
     }
 }
 
 impl Disk for MemDisk {
     fn submit(&mut self, io: Io) {
+        let (what, range) = shape(&io.op);
+        let whole = |n: u64| n.is_multiple_of(BLOCK_BYTES);
+        assert!(whole(range.start) && whole(range.end), "{what:?} of bytes {range:?}: not whole blocks");
+        assert!(what == What::Flush || !range.is_empty(), "{what:?} of nothing at {}", range.start);
+        if let IoOp::Read { buf, .. } = &io.op {
+            assert!(is_aligned(buf), "a read at {} into memory that is not aligned", range.start);
+        }
         let mut inner = self.0.borrow_mut();
+        let crc = match &io.op {
+            IoOp::Write { data, .. } if inner.held => Some(crc32c(data)),
+            _ => None,
+        };
         let covered = inner.polled;
-        inner.queue.push_back((io, covered));
+        inner.queue.push_back(Waiting { io, covered, crc });
     }
 
     fn kick(&mut self) {
         let mut inner = self.0.borrow_mut();
         while !inner.held {
-            let Some((io, covered)) = inner.queue.pop_front() else { break };
-            inner.execute(io, covered);
+            let Some(waiting) = inner.queue.pop_front() else { break };
+            inner.execute(waiting);
         }
     }
 
@@ -302,9 +362,9 @@ impl Disk for MemDisk {
     fn wait(&mut self) {
         let mut inner = self.0.borrow_mut();
         if inner.completed.is_empty()
-            && let Some((io, covered)) = inner.queue.pop_front()
+            && let Some(waiting) = inner.queue.pop_front()
         {
-            inner.execute(io, covered);
+            inner.execute(waiting);
         }
     }
 

@@ -1,0 +1,83 @@
+//! Calls by hand, for tests of one thing.
+
+use bytes::Bytes;
+use catena_engine::CowStore;
+use catena_engine::disk::mem::MemDisk;
+use catena_types::crc::crc32c;
+use catena_types::*;
+
+/// Chunk size of [`request`].
+pub const CHUNK: u32 = 64 << 10;
+
+pub fn key(name: &str) -> ChunkKey {
+    ChunkKey::new(name.as_bytes()).unwrap()
+}
+
+pub fn request(key: &ChunkKey, ver: Ver, op: Op, payload: &[u8]) -> StageRequest<Bytes> {
+    StageRequest {
+        key: key.clone(),
+        ver,
+        chain_ver: 1,
+        tag: Tag { client: 1, channel: 1, seq: ver },
+        op,
+        chunk_size: CHUNK,
+        payload: Bytes::copy_from_slice(payload),
+        payload_crc: crc32c(payload),
+    }
+}
+
+/// As [`request`], for a chunk of another size.
+pub fn sized(key: &ChunkKey, ver: Ver, op: Op, payload: &[u8], chunk_size: u32) -> StageRequest<Bytes> {
+    StageRequest { chunk_size, ..request(key, ver, op, payload) }
+}
+
+/// What an install is told about `bytes`.
+pub fn committed(ver: Ver, bytes: &[u8]) -> Committed {
+    let tag = Tag { client: 2, channel: 2, seq: ver };
+    Committed { ver, chain_ver: 3, len: bytes.len() as u32, checksum: crc32c(bytes), tag }
+}
+
+/// Turns until nothing is in flight and nothing waits.
+pub fn turns(store: &mut CowStore<MemDisk>) -> Vec<Done<Bytes>> {
+    let mut out = Vec::new();
+    let mut now = 0;
+    while store.busy() || store.next_wake().is_some() {
+        now += 60_000_000;
+        store.turn(now, &mut out);
+    }
+    out
+}
+
+/// Stages and commits.
+pub fn write(store: &mut CowStore<MemDisk>, key: &ChunkKey, ver: Ver, op: Op, payload: &[u8]) {
+    update(store, request(key, ver, op, payload));
+}
+
+/// As [`write`].
+pub fn update(store: &mut CowStore<MemDisk>, request: StageRequest<Bytes>) {
+    let (key, ver) = (request.key.clone(), request.ver);
+    store.stage(request).unwrap();
+    let done = turns(store);
+    assert!(done.iter().any(|d| matches!(d, Done::Staged { key: k, ver: v, .. } if *k == key && *v == ver)), "{done:?}");
+    store.commit(&key, ver, 1);
+}
+
+/// The whole of a version.
+pub fn read(store: &mut CowStore<MemDisk>, key: &ChunkKey, ver: Ver) -> Result<Bytes, Code> {
+    read_at(store, key, ver, 0, u32::MAX)
+}
+
+/// A part of a version.
+pub fn read_at(store: &mut CowStore<MemDisk>, key: &ChunkKey, ver: Ver, offset: u32, len: u32) -> Result<Bytes, Code> {
+    const ID: u64 = u64::MAX - 99;
+    store.read(ID, key, ver, offset, len);
+    let found = |d| if let Done::Read { id: ID, result } = d { Some(result.map(|r| r.0)) } else { None };
+    turns(store).into_iter().find_map(found).unwrap()
+}
+
+/// Opens a disk.
+pub fn open(disk: MemDisk) -> CowStore<MemDisk> {
+    let store = CowStore::open(disk, &super::arena()).unwrap();
+    store.verify().unwrap();
+    store
+}
