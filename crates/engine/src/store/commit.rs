@@ -29,8 +29,8 @@ impl<D: Disk> CowStore<D> {
         if self.failed.is_some() {
             return;
         }
-        let durable = self.staged.get(key).is_some_and(|s| s.staged.durable);
-        let Some(mut side) = self.take_staged(key, ver).filter(|_| durable) else {
+        let durable = self.staged.get(key).is_some_and(|s| s.staged.durable && s.staged.ver == ver);
+        let Some(mut side) = durable.then(|| self.take_staged(key, ver)).flatten() else {
             return self.misuse("a commit of what is not staged and durable", key, ver);
         };
         let old = self.index.get(key);

@@ -18,7 +18,7 @@ use crate::format::journal::Record;
 use crate::mutation::{Mutation, is};
 
 /// Bytes of records after which an append takes no more.
-const GROUP_BYTES: usize = 1 << 20;
+pub(super) const GROUP_BYTES: usize = 1 << 20;
 /// Bytes of data writes that have not completed, of one group, after which further updates wait for the next group: so
 /// that with large updates one group's flush runs beside the next one's writes.
 const PIPELINE_BYTES: usize = 512 << 10;
@@ -113,6 +113,10 @@ impl<D: Disk> CowStore<D> {
         let mut bytes = Vec::new();
         if let Some(record) = record {
             record.encode(&mut bytes);
+        }
+        if matches!(notify, Notify::Staged { .. }) {
+            // Marks that came after the call have this record behind them now, and must not pass it.
+            self.queue.iter_mut().filter(|p| p.record.is_empty() && p.before > op).for_each(|p| p.overtaken = true);
         }
         self.queue.push_back(Pending {
             record: bytes,

@@ -6,14 +6,15 @@
 //! record at or before it that is missing is damage, named and refused; one whose data has rotted is kept, and reads say
 //! so. Everything kept is made durable before the target is used. Nothing panics on what is read here.
 
+mod apply;
+mod replay;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Bound;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use catena_arena::{AlignedBuf, Arena};
-use catena_types::limits::BLOCK;
 use catena_types::{ChunkKey, SessionId, SessionRow, Ver};
 
 use super::create::uuid_crc;
@@ -26,15 +27,15 @@ use super::{BLOCK64, CowStore, Recovery, StagedEntry, Stats, owned};
 use crate::alloc::{Allocator, Run};
 use crate::disk::{Disk, Io, IoOp};
 use crate::error::OpenError;
-use crate::format::codec::Get;
-use crate::format::journal::{Append, HEADER_BYTES, Held, Record, ScrubMark, append_header};
+use crate::format::journal::{Held, Record, ScrubMark};
 use crate::format::leaf::{LeafRef, decode_leaf};
 use crate::format::slice::{CheckpointItem, decode_slice, slice_bytes};
 use crate::format::superblock::{SUPERBLOCK_OFFSETS, SuperProblem, Superblock};
-use crate::format::{FORMAT, Params, parity, seal};
+use crate::format::{FORMAT, Params};
 use crate::metrics::Metrics;
 use crate::mutation::{Mutation, is};
 use crate::version::{Extent, Version, block_crcs};
+use replay::Tail;
 
 /// Bytes read at once.
 const READ_STEP: u64 = 1 << 20;
@@ -95,23 +96,6 @@ struct State {
     sessions: BTreeMap<SessionId, SessionRow>,
     floor: Ver,
     scrub: ScrubMark,
-}
-
-/// Where replay ended.
-struct Tail {
-    /// Journal block of the append that was not taken whole.
-    pos: u32,
-    /// Blocks from the replay start to it.
-    used: u32,
-    append: u64,
-    prev: u32,
-    next_seq: u64,
-    /// Its records that were taken.
-    kept: Vec<u8>,
-    kept_records: u32,
-    dropped: u64,
-    /// Whether an append is there that has to be written again without its dropped records.
-    rewrite: bool,
 }
 
 struct Opener<'a, D: Disk> {
@@ -374,97 +358,6 @@ impl<D: Disk> Opener<'_, D> {
         OpenError::CorruptIndex { name: self.name.clone(), leaf: n as u64, offset, why }
     }
 
-    /// Applies the journal; also gives the last record known durable.
-    fn replay(&mut self) -> Result<(Tail, u64), OpenError> {
-        let params = self.params();
-        let mut ring = Vec::with_capacity(params.journal as usize);
-        self.io.read(self.arena, params.journal_offset(), params.journal, &mut ring)?;
-        let blocks = (params.journal / BLOCK64) as u32;
-        let known = self.survey(&ring, blocks)?;
-        let c = self.superblock.checkpoint;
-        let mut tail = Tail {
-            pos: c.pos,
-            used: 0,
-            append: c.append,
-            prev: c.prev,
-            next_seq: c.seq + 1,
-            kept: Vec::new(),
-            kept_records: 0,
-            dropped: 0,
-            rewrite: false,
-        };
-        while tail.used < blocks {
-            let (append, body, mended) = match read_append(&ring, blocks, &tail, self.uuid_crc) {
-                Found::Nothing => break,
-                Found::Torn { records } => {
-                    tail.rewrite = true;
-                    tail.dropped = u64::from(records);
-                    break;
-                }
-                Found::Whole { append, body, mended } => (append, body, mended),
-            };
-            if !self.apply_append(&append, &body, known, &mut tail)? {
-                tail.rewrite = true;
-                break;
-            }
-            self.recovery.mended += u64::from(mended);
-            tail.pos = (tail.pos + append.blocks()) % blocks;
-            tail.used += append.blocks();
-            tail.append += 1;
-            tail.prev = append.id(self.uuid_crc);
-            (tail.kept, tail.kept_records) = (Vec::new(), 0);
-        }
-        if known >= tail.next_seq {
-            let offset = params.journal_offset() + u64::from(tail.pos) * BLOCK64;
-            let why = format!("records {} to {known} were durable and are not there", tail.next_seq);
-            return Err(OpenError::CorruptJournal { name: self.name.clone(), offset, why });
-        }
-        self.recovery.dropped = tail.dropped;
-        Ok((tail, known))
-    }
-
-    /// Looks at every append header in the ring, of any lap: the highest record known durable; and whether the superblock
-    /// is older than what was written under it.
-    fn survey(&self, ring: &[u8], blocks: u32) -> Result<u64, OpenError> {
-        let mut known = self.superblock.checkpoint.seq;
-        for pos in 0..blocks {
-            let Some(append) = header_at(ring, pos, self.uuid_crc) else { continue };
-            known = known.max(append.durable);
-            if append.generation > self.superblock.generation {
-                return Err(OpenError::StaleSuperblock {
-                    name: self.name.clone(),
-                    superblock: self.superblock.generation,
-                    journal: append.generation,
-                });
-            }
-        }
-        Ok(known)
-    }
-
-    /// Applies the records of an append; `false` if a record that was not known durable has no matching data: it and what
-    /// follows are dropped.
-    fn apply_append(&mut self, append: &Append, body: &[u8], known: u64, tail: &mut Tail) -> Result<bool, OpenError> {
-        let offset = self.params().journal_offset() + u64::from(append.pos) * BLOCK64;
-        let mut get = Get(body);
-        for n in 0..append.records {
-            let start = body.len() - get.0.len();
-            let Some((record, size)) = Record::decode(&mut get) else {
-                let why = format!("record {} makes no sense though its checksum matches", tail.next_seq);
-                return Err(OpenError::CorruptJournal { name: self.name.clone(), offset, why });
-            };
-            if tail.next_seq > known && !is(Mutation::TrustTail) && !self.data_matches(&record)? {
-                tail.dropped = u64::from(append.records - n);
-                return Ok(false);
-            }
-            self.apply(record, tail.next_seq)?;
-            tail.next_seq += 1;
-            tail.kept.extend_from_slice(&body[start..start + size]);
-            tail.kept_records += 1;
-            self.recovery.replayed += 1;
-        }
-        Ok(true)
-    }
-
     /// Whether the blocks a record wrote hold what its checksums say.
     fn data_matches(&mut self, record: &Record) -> Result<bool, OpenError> {
         let (runs, crcs, first, held) = match record {
@@ -539,6 +432,7 @@ impl<D: Disk> Opener<'_, D> {
     /// Makes what was kept durable, and what was dropped impossible to find again.
     fn mend(&mut self, tail: &Tail, known: u64) -> Result<Journal, OpenError> {
         let params = self.params();
+        self.io.flush()?;
         self.redo()?;
         let mut journal = Journal {
             blocks: (params.journal / BLOCK64) as u32,
@@ -566,61 +460,3 @@ impl<D: Disk> Opener<'_, D> {
         Ok(journal)
     }
 }
-
-/// What is at a place of the journal.
-enum Found {
-    Nothing,
-    /// The append expected, not whole.
-    Torn {
-        records: u32,
-    },
-    Whole {
-        append: Append,
-        body: Bytes,
-        mended: bool,
-    },
-}
-
-/// The append that replay expects next.
-fn read_append(ring: &[u8], blocks: u32, tail: &Tail, uuid_crc: u32) -> Found {
-    let left = blocks - tail.used;
-    // Of an earlier lap, or of what was behind an end that was rewritten.
-    let expected =
-        |a: &Append| a.append == tail.append && a.first_seq == tail.next_seq && a.prev == tail.prev && a.blocks() <= left;
-    let header = header_at(ring, tail.pos, uuid_crc);
-    let size = match &header {
-        Some(a) if !expected(a) => return Found::Nothing,
-        Some(a) => a.blocks(),
-        None => left,
-    };
-    let stored = window(ring, tail.pos, size);
-    let found = parity::read(&stored, |plain| {
-        let Some(append) = append_header(plain, tail.pos, uuid_crc).filter(expected) else { return parity::Check::NoStart };
-        let count = append.blocks() as usize - 1;
-        let body = plain.get(HEADER_BYTES..HEADER_BYTES + append.body as usize);
-        match body.filter(|body| seal(uuid_crc, body) == append.body_crc) {
-            Some(body) => parity::Check::Good((append, Bytes::copy_from_slice(body)), count),
-            None => parity::Check::Bad(count),
-        }
-    });
-    match (found, header) {
-        (Some(((append, body), _, mended)), _) => Found::Whole { append, body, mended },
-        (None, Some(append)) => Found::Torn { records: append.records },
-        (None, None) => Found::Nothing,
-    }
-}
-
-/// `count` blocks of the ring from `pos` on, over its end.
-fn window(ring: &[u8], pos: u32, count: u32) -> Vec<u8> {
-    let (start, size) = (pos as usize * BLOCK as usize, count as usize * BLOCK as usize);
-    let first = size.min(ring.len() - start);
-    let mut out = ring[start..start + first].to_vec();
-    out.extend_from_slice(&ring[..size - first]);
-    out
-}
-
-fn header_at(ring: &[u8], pos: u32, uuid_crc: u32) -> Option<Append> {
-    append_header(ring.get(pos as usize * BLOCK as usize..)?, pos, uuid_crc)
-}
-
-mod apply;

@@ -177,7 +177,8 @@ impl<D: Disk> CowStore<D> {
         let whole = heal.pieces.iter().all(|p| p.bytes.is_some());
         let count = blocks(heal.version.len);
         let bytes = assemble(&self.arena, 0..count, &heal.pieces, &heal.memory);
-        if whole && crc32c(&bytes[..heal.version.len as usize]) == heal.version.checksum {
+        let (bytes, behind) = bytes.split_at(heal.version.len as usize);
+        if whole && crc32c(bytes) == heal.version.checksum && behind.iter().all(|&b| b == 0) {
             self.stats.table_repairs += 1;
             for piece in &heal.pieces {
                 let crcs = piece.bytes.iter().flat_map(|bytes| block_crcs(bytes));

@@ -228,7 +228,8 @@ impl<'a> Cuts<'a> {
         let chunk = |(n, key): (usize, &ChunkKey)| {
             let state = held.get(key).unwrap_or(&none);
             let found = self.chunks[n].find(state);
-            found.unwrap_or_else(|| panic!("{what}: {key} is none of its states ever: {}", explain(state, &self.chunks[n].states)))
+            found
+                .unwrap_or_else(|| panic!("{what}: {key} is none of its states ever: {}", explain(state, &self.chunks[n].states)))
         };
         let small = self.small.find(small).unwrap_or_else(|| panic!("{what}: sessions {small:?} are none of their states ever"));
         Found { chunks: keys.iter().enumerate().map(chunk).collect(), small }
