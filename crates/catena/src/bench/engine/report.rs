@@ -48,7 +48,7 @@ pub(super) struct Line {
     flushes_per_op: f64,
     /// Bytes this process gave to the device per byte of payload: data, journal, checkpoints, superblock.
     device_bytes_per_byte: Option<f64>,
-    /// Data and journal by the store's own count, without checkpoints.
+    /// The same by the store's own count: data, journal, checkpoints.
     store_bytes_per_byte: Option<f64>,
     device_bar: Option<f64>,
     checkpoints: u64,
@@ -93,7 +93,7 @@ impl Line {
             cpu_us_per_op: own.cpu_us_per_op,
             flushes_per_op: grown(|s| s.flushes) as f64 / own.ops as f64,
             device_bytes_per_byte: device,
-            store_bytes_per_byte: per_byte(grown(|s| s.bytes_written + s.journal_bytes)),
+            store_bytes_per_byte: per_byte(grown(|s| s.bytes_written + s.bytes_applied + s.journal_bytes + s.checkpoint_bytes)),
             device_bar: work.device_bar,
             checkpoints: grown(|s| s.checkpoints),
             met: ratio >= work.bar && work.device_bar.is_none_or(|bar| device.is_none_or(|bytes| bytes <= bar)),
