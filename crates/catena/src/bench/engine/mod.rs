@@ -19,6 +19,7 @@ use catena_arena::Arena;
 use catena_engine::{Durability, Params};
 
 use crate::cmd::{StoreArgs, runtime, stop_signal, temporary_dir};
+use crate::cpu::Others;
 use crate::fault::{Doing, Fault, Result};
 use crate::output::note;
 use crate::units::{bytes_short, parse_bytes, parse_duration};
@@ -160,7 +161,7 @@ impl Bench<'_> {
             self.target.complete(&mut Plan::new(work.filling(), chunks, &self.arena))?;
         }
         let mut plan = Plan::new(*work, chunks, &self.arena);
-        let mut pairs = Vec::new();
+        let (mut pairs, others) = (Vec::new(), Others::watch());
         for _ in 0..rounds {
             let raw = self.raw.measure(way, load, time)?;
             pairs.push((raw, self.target.measure(&mut plan, time)?));
@@ -169,10 +170,11 @@ impl Bench<'_> {
                 plan.restart();
             }
         }
+        let others = others.processors();
         if work.needs_chunks() {
             self.remove(work, chunks)?;
         }
-        Ok(Line::new(work, self.target.backend(), way, &pairs))
+        Ok(Line::new(work, self.target.backend(), way, &pairs, others))
     }
 
     fn remove(&mut self, work: &Work, chunks: u64) -> Result<()> {

@@ -14,6 +14,8 @@ use super::work::{Kind, Work};
 use crate::output::{self, Tone, cell, dim, say};
 use crate::units::grouped;
 
+/// Processors used by others above which a measurement is doubtful.
+const DISTURBED: f64 = 0.2;
 /// Longest an open may take with a million chunks or fewer, in seconds.
 const OPEN_SECONDS: f64 = 1.5;
 /// Most memory per chunk in bytes.
@@ -52,12 +54,14 @@ pub(super) struct Line {
     store_bytes_per_byte: Option<f64>,
     device_bar: Option<f64>,
     checkpoints: u64,
+    /// Processors that other processes used meanwhile.
+    others_processors: Option<f64>,
     /// Every bar is met.
     met: bool,
 }
 
 impl Line {
-    pub(super) fn new(work: &Work, backend: Backend, way: Way, pairs: &[(Tally, Round)]) -> Line {
+    pub(super) fn new(work: &Work, backend: Backend, way: Way, pairs: &[(Tally, Round)], others: Option<f64>) -> Line {
         let raw = Sum::of(pairs.iter().map(|(raw, _)| raw));
         let own = Sum::of(pairs.iter().map(|(_, round)| &round.tally));
         let ratios: Vec<f64> = pairs.iter().map(|(raw, round)| round.tally.rate / raw.rate).collect();
@@ -96,6 +100,7 @@ impl Line {
             store_bytes_per_byte: per_byte(grown(|s| s.bytes_written + s.bytes_applied + s.journal_bytes + s.checkpoint_bytes)),
             device_bar: work.device_bar,
             checkpoints: grown(|s| s.checkpoints),
+            others_processors: others,
             met: ratio >= work.bar && work.device_bar.is_none_or(|bar| device.is_none_or(|bytes| bytes <= bar)),
         }
     }
@@ -189,6 +194,10 @@ pub(super) fn show(lines: &[Line], opens: &[OpenLine]) {
     let missed: Vec<String> = missed.into_iter().chain(opens).collect();
     if !missed.is_empty() {
         say!("  bars missed (!): {}", missed.join(", "));
+    }
+    let others = lines.iter().filter_map(|l| l.others_processors).fold(0.0, f64::max);
+    if others > DISTURBED {
+        say!("  other processes used up to {others:.1} processors meanwhile: measure again when they are quiet");
     }
 }
 
