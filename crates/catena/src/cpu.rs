@@ -1,6 +1,6 @@
 //! CPU time of processes: of others from `/proc`, of this one from its clock, which is finer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// User and system time that process `pid` has used so far; zero if it is gone.
 pub(crate) fn used(pid: u32) -> Duration {
@@ -11,6 +11,34 @@ pub(crate) fn used(pid: u32) -> Duration {
 pub(crate) fn used_here() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(time).unwrap_or_default()
+}
+
+/// Watches what other processes of this machine use: a measurement beside a busy one says little.
+pub(crate) struct Others {
+    since: Instant,
+    used: Option<Duration>,
+}
+
+impl Others {
+    pub(crate) fn watch() -> Others {
+        Others { since: Instant::now(), used: others() }
+    }
+
+    /// Processors that others have used on average, if the kernel tells; the time they made the kernel work is not counted.
+    pub(crate) fn processors(&self) -> Option<f64> {
+        let used = others()?.saturating_sub(self.used?);
+        Some(used.as_secs_f64() / self.since.elapsed().as_secs_f64().max(1e-9))
+    }
+}
+
+/// User time of all other processes so far.
+fn others() -> Option<Duration> {
+    let all = std::fs::read_to_string("/proc/stat").ok()?;
+    let own = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let mut all = all.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    let (user, nice): (u64, u64) = (all.next()?.parse().ok()?, all.next()?.parse().ok()?);
+    let own: u64 = own.rsplit_once(')')?.1.split_whitespace().nth(11)?.parse().ok()?;
+    Some(Duration::from_secs_f64((user + nice).saturating_sub(own) as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
 /// Fields 14 and 15 (utime, stime), in clock ticks; the name in field 2 may hold anything, so count from its end.
@@ -24,6 +52,12 @@ fn parse(stat: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn others_are_told_from_this_process() {
+        let others = Others::watch();
+        assert!(others.used.is_some() && others.processors().is_some_and(|n| n >= 0.0));
+    }
 
     #[test]
     fn times_are_found_behind_any_name() {

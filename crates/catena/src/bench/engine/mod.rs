@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use catena_arena::Arena;
-use catena_engine::{Durability, Params, StoreKind};
-use clap::ValueEnum;
+use catena_engine::{Durability, Params};
 
-use crate::cmd::{runtime, stop_signal, temporary_dir};
+use crate::cmd::{StoreArgs, runtime, stop_signal, temporary_dir};
+use crate::cpu::Others;
 use crate::fault::{Doing, Fault, Result};
 use crate::output::note;
 use crate::units::{bytes_short, parse_bytes, parse_duration};
@@ -39,18 +39,14 @@ const AGING: Work = Work { name: "aging", chunk_size: 1 << 20, size: 1 << 20, ..
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  catena bench engine --dir /path/on/the/disk\n  catena bench engine --only new,update-4k --duration 10s --rounds 5\n  catena bench engine --only open --chunks 100000 --json\n\nWorks: new-64k, new-1m, new-4m, overwrite-64k, overwrite-1m, overwrite-4m, update-4k (random blocks of 512 KiB chunks),\nappend-64k (to 1 MiB chunks), read-4k, read-64k, read-1m (random, verified), open.\n\nIn every round the raw disk does the same load first: O_DIRECT on a file that was written before, each write with an\nfdatasync of its own behind it, through threads or io_uring, whichever was faster. The target's blocks have been written\nbefore too. A bar that is missed is marked; the exit code stays 0."
+    after_help = "Examples:\n  catena bench engine --dir /path/on/the/disk\n  catena bench engine --only new,update-4k --duration 10s --rounds 5\n  catena bench engine --only open --chunks 100000 --json\n\nWorks: new-64k, new-1m, new-4m, overwrite-64k, overwrite-1m, overwrite-4m, update-4k (random blocks of 512 KiB chunks),\nappend-64k (to 1 MiB chunks), read-4k, read-64k, read-1m (random, verified), open.\n\nIn every round the raw disk does the same load first: O_DIRECT on a file that was written before, each write with an\nfdatasync of its own behind it (none with --durability replicated), through threads or io_uring, whichever was faster. The target's blocks have been written\nbefore too. A bar that is missed is marked; the exit code stays 0."
 )]
 pub(crate) struct Args {
     /// Directory for the target, on the disk to measure (default: where temporary files go); removed afterwards
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// How the target keeps chunks
-    #[arg(long, value_enum, default_value_t = Store::Cow)]
-    store: Store,
-    /// What an acknowledgement means; the raw disk is measured likewise
-    #[arg(long, value_enum, default_value_t = Acknowledged::Flush)]
-    durability: Acknowledged,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Only works whose names start with one of these
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     only: Vec<String>,
@@ -75,22 +71,6 @@ pub(crate) struct Args {
     /// Open the target in this directory, and print what that took
     #[arg(long, hide = true)]
     open_and_tell: Option<PathBuf>,
-}
-
-/// How a target keeps chunks.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Store {
-    /// Block-granular copy-on-write
-    Cow,
-}
-
-/// What an acknowledgement means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Acknowledged {
-    /// On stable media
-    Flush,
-    /// With the operating system
-    Replicated,
 }
 
 /// Set when a signal has asked for the end.
@@ -173,7 +153,7 @@ impl Bench<'_> {
 
     fn measure(&mut self, work: &Work) -> Result<Line> {
         let chunks = work.chunks(self.args.capacity);
-        let load = Load::of(work, self.args.durability == Acknowledged::Flush);
+        let load = Load::of(work, Durability::from(self.args.store.durability) == Durability::Flush);
         let way = self.raw.choose(load, self.args.duration / 5)?;
         let (time, rounds) = (self.args.duration, self.args.rounds);
         note(format_args!("{}: {rounds} rounds of raw ({way:?}) and engine, {time:?} each ...", work.name));
@@ -181,7 +161,7 @@ impl Bench<'_> {
             self.target.complete(&mut Plan::new(work.filling(), chunks, &self.arena))?;
         }
         let mut plan = Plan::new(*work, chunks, &self.arena);
-        let mut pairs = Vec::new();
+        let (mut pairs, others) = (Vec::new(), Others::watch());
         for _ in 0..rounds {
             let raw = self.raw.measure(way, load, time)?;
             pairs.push((raw, self.target.measure(&mut plan, time)?));
@@ -190,10 +170,11 @@ impl Bench<'_> {
                 plan.restart();
             }
         }
+        let others = others.processors();
         if work.needs_chunks() {
             self.remove(work, chunks)?;
         }
-        Ok(Line::new(work, self.target.backend(), way, &pairs))
+        Ok(Line::new(work, self.target.backend(), way, &pairs, others))
     }
 
     fn remove(&mut self, work: &Work, chunks: u64) -> Result<()> {
@@ -225,13 +206,7 @@ impl Args {
 
     /// Parameters of a target with `capacity` bytes of data.
     fn params(&self, capacity: u64) -> Params {
-        let kind = match self.store {
-            Store::Cow => StoreKind::Cow,
-        };
-        let durability = match self.durability {
-            Acknowledged::Flush => Durability::Flush,
-            Acknowledged::Replicated => Durability::Replicated,
-        };
+        let (kind, durability) = (self.store.store.into(), self.store.durability.into());
         Params { kind, durability, ..Params::new(*b"bench of engine\0", capacity) }
     }
 }

@@ -14,6 +14,8 @@ use super::work::{Kind, Work};
 use crate::output::{self, Tone, cell, dim, say};
 use crate::units::grouped;
 
+/// Processors used by others above which a measurement is doubtful.
+const DISTURBED: f64 = 0.2;
 /// Longest an open may take with a million chunks or fewer, in seconds.
 const OPEN_SECONDS: f64 = 1.5;
 /// Most memory per chunk in bytes.
@@ -48,16 +50,18 @@ pub(super) struct Line {
     flushes_per_op: f64,
     /// Bytes this process gave to the device per byte of payload: data, journal, checkpoints, superblock.
     device_bytes_per_byte: Option<f64>,
-    /// Data and journal by the store's own count, without checkpoints.
+    /// The same by the store's own count: data, journal, checkpoints.
     store_bytes_per_byte: Option<f64>,
     device_bar: Option<f64>,
     checkpoints: u64,
+    /// Processors that other processes used meanwhile.
+    others_processors: Option<f64>,
     /// Every bar is met.
     met: bool,
 }
 
 impl Line {
-    pub(super) fn new(work: &Work, backend: Backend, way: Way, pairs: &[(Tally, Round)]) -> Line {
+    pub(super) fn new(work: &Work, backend: Backend, way: Way, pairs: &[(Tally, Round)], others: Option<f64>) -> Line {
         let raw = Sum::of(pairs.iter().map(|(raw, _)| raw));
         let own = Sum::of(pairs.iter().map(|(_, round)| &round.tally));
         let ratios: Vec<f64> = pairs.iter().map(|(raw, round)| round.tally.rate / raw.rate).collect();
@@ -93,9 +97,10 @@ impl Line {
             cpu_us_per_op: own.cpu_us_per_op,
             flushes_per_op: grown(|s| s.flushes) as f64 / own.ops as f64,
             device_bytes_per_byte: device,
-            store_bytes_per_byte: per_byte(grown(|s| s.bytes_written + s.journal_bytes)),
+            store_bytes_per_byte: per_byte(grown(|s| s.bytes_written + s.bytes_applied + s.journal_bytes + s.checkpoint_bytes)),
             device_bar: work.device_bar,
             checkpoints: grown(|s| s.checkpoints),
+            others_processors: others,
             met: ratio >= work.bar && work.device_bar.is_none_or(|bar| device.is_none_or(|bytes| bytes <= bar)),
         }
     }
@@ -189,6 +194,10 @@ pub(super) fn show(lines: &[Line], opens: &[OpenLine]) {
     let missed: Vec<String> = missed.into_iter().chain(opens).collect();
     if !missed.is_empty() {
         say!("  bars missed (!): {}", missed.join(", "));
+    }
+    let others = lines.iter().filter_map(|l| l.others_processors).fold(0.0, f64::max);
+    if others > DISTURBED {
+        say!("  other processes used up to {others:.1} processors meanwhile: measure again when they are quiet");
     }
 }
 
