@@ -471,7 +471,7 @@ fn bad_sectors_and_wrong_entries_of_the_table_are_found_and_cost_nothing() {
                 }
                 if matches!(damage, Damage::Stale) {
                     // Its seal is good; entries that still count may say the same.
-                    stale += u64::from(report.findings.iter().any(|f| (f.offset - start - 4) % 4 == 0));
+                    stale += u64::from(report.findings.iter().any(|f| (f.offset - start - 4).is_multiple_of(4)));
                 } else {
                     assert_eq!(report.findings.iter().filter(|f| f.offset == start).count(), 1, "{what}");
                     sealed += 1;

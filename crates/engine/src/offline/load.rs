@@ -1,12 +1,14 @@
 //! From the bytes to the model: the checkpoint, its leaves, and the records of the journal that the next open would keep.
 
+use std::collections::{BTreeSet, VecDeque};
+
 use catena_types::crc::crc32c;
 use catena_types::limits::BLOCK;
 
+use super::Target;
 use super::journal::{Step, Survey};
 use super::model::{Model, places};
 use super::report::{Class, Severity};
-use super::{BLOCK64, Target};
 use crate::format::journal::{Append, Record};
 use crate::format::slice::CheckpointItem;
 
@@ -71,72 +73,120 @@ impl Target<'_> {
     }
 
     /// Walks the journal, and applies its records if the model is whole so far.
-    fn replay(&self, survey: &Survey, model: &mut Model, mut whole: bool, counts: &mut Counts) {
+    fn replay(&self, survey: &Survey, model: &mut Model, whole: bool, counts: &mut Counts) {
+        let mut replay = Replay { target: self, model, known: survey.known, tail: VecDeque::new(), whole, counts };
         let mut place = self.replay_start();
-        loop {
-            let before = place;
+        let torn = loop {
             match self.next_append(&mut place) {
-                Step::End { torn } => return self.end(survey, before.pos, before.seq, torn, counts),
-                Step::Nonsense => return,
-                Step::Append(append, records) => {
-                    counts.appends += 1;
-                    for (n, record) in records.iter().enumerate() {
-                        let seq = append.first_seq + n as u64;
-                        if seq > survey.known && self.is_dropped(record, &append, seq) {
-                            counts.dropped += u64::from(append.records) - n as u64;
-                            return;
-                        }
-                        if whole && let Err(why) = model.apply(record) {
-                            let offset = self.journal_byte(append.pos);
-                            self.note(Class::Record, Severity::Fatal, offset, format!("record {seq}: {why}"));
-                            whole = false;
-                        }
-                        counts.records += 1;
-                    }
-                }
+                Step::Append(append, records) => replay.take(&append, records),
+                Step::End { torn } => break torn,
+                Step::Nonsense => break 0,
             }
-        }
-    }
-
-    fn end(&self, survey: &Survey, pos: u32, next: u64, torn: u32, counts: &mut Counts) {
-        let offset = self.journal_byte(pos);
-        if next <= survey.known {
-            let what = format!("records {next} to {} were durable and are not there", survey.known);
+        };
+        let (offset, known) = (self.journal_byte(place.pos), replay.known);
+        let dropped = replay.end();
+        if place.seq <= known {
+            let what = format!("records {} to {known} were durable and are not there", place.seq);
             self.note(Class::Journal, Severity::Fatal, offset, what);
-        } else if torn > 0 {
+        } else if torn > 0 && !dropped {
             counts.dropped += u64::from(torn);
-            self.note(
-                Class::Dropped,
-                Severity::Info,
-                offset,
-                format!("the append of {torn} records from {next} on is not whole"),
-            );
+            let what = format!("the append of {torn} records from {} on is not whole", place.seq);
+            self.note(Class::Dropped, Severity::Info, offset, what);
+        }
+    }
+}
+
+/// A record on its way into the model.
+struct Pending {
+    seq: u64,
+    /// Where its append is, in bytes.
+    offset: u64,
+    record: Record,
+}
+
+/// Records are applied once they are known durable: from there on nothing drops them. What is not known durable at the end
+/// of the journal is the tail.
+struct Replay<'a> {
+    target: &'a Target<'a>,
+    model: &'a mut Model,
+    known: u64,
+    tail: VecDeque<Pending>,
+    /// The model is whole so far.
+    whole: bool,
+    counts: &'a mut Counts,
+}
+
+impl Replay<'_> {
+    fn take(&mut self, append: &Append, records: Vec<Record>) {
+        self.counts.appends += 1;
+        let offset = self.target.journal_byte(append.pos);
+        let numbered = (append.first_seq..).zip(records);
+        self.tail.extend(numbered.map(|(seq, record)| Pending { seq, offset, record }));
+        // The survey does not see a header that had to be mended.
+        self.known = self.known.max(append.durable);
+        while let Some(next) = self.tail.pop_front_if(|next| next.seq <= self.known) {
+            self.apply(&next);
         }
     }
 
-    /// Whether a record that is not known durable names data that is not there; it and what follows are dropped then.
-    fn is_dropped(&self, record: &Record, append: &Append, seq: u64) -> bool {
-        let (runs, crcs, first, held) = match record {
+    fn apply(&mut self, next: &Pending) {
+        self.counts.records += 1;
+        if self.whole
+            && let Err(why) = self.model.apply(&next.record)
+        {
+            let what = format!("record {}: {why}", next.seq);
+            self.target.note(Class::Record, Severity::Fatal, next.offset, what);
+            self.whole = false;
+        }
+    }
+
+    /// Applies of the tail what counts; `true` if something does not.
+    fn end(mut self) -> bool {
+        let tail: Vec<Pending> = std::mem::take(&mut self.tail).into();
+        let (kept, bad) = self.kept(&tail);
+        tail[..kept].iter().for_each(|next| self.apply(next));
+        let left = (tail.len() - kept) as u64;
+        if let Some((seq, offset)) = bad {
+            self.counts.dropped += left;
+            let what = format!("data of record {seq} is not what it says: {left} records from it on do not count");
+            self.target.note(Class::Dropped, Severity::Info, offset, what);
+        }
+        left > 0
+    }
+
+    /// How many records of the tail count, and the record and the byte where the data is not what the first of the others
+    /// says. Only bytes that the resulting state reads from their place are looked at: what was replaced within the tail
+    /// may have been given to others since.
+    fn kept(&self, tail: &[Pending]) -> (usize, Option<(u64, u64)>) {
+        let (mut kept, mut bad) = (tail.len(), None);
+        loop {
+            let mut model = self.model.part(tail.iter().filter_map(|next| next.record.key()));
+            for next in &tail[..kept] {
+                // What contradicts is said when it is applied.
+                let _ = model.apply(&next.record);
+            }
+            let read = model.read_in_place();
+            let found = tail[..kept].iter().enumerate().find_map(|(n, next)| Some((n, self.target.missing(next, &read)?)));
+            let Some((n, offset)) = found else { return (kept, bad) };
+            kept = n;
+            bad = Some((tail[n].seq, offset));
+        }
+    }
+}
+
+impl Target<'_> {
+    /// Where the first of the blocks `read` is, in bytes, that a record wrote and that is not what it says.
+    fn missing(&self, next: &Pending, read: &BTreeSet<u64>) -> Option<u64> {
+        let (runs, crcs, first, held) = match &next.record {
             Record::Stage(s) => (&s.runs, &s.crcs, s.first, &s.held[..]),
             Record::Install { placed, .. } | Record::Move { placed, .. } => (&placed.runs, &placed.crcs, 0, &[][..]),
-            _ => return false,
+            _ => return None,
         };
         let total = self.params().blocks();
-        if places(runs).any(|disk| disk >= total) {
-            let what = format!("record {seq} names data blocks behind the last, {total}");
-            self.note(Class::Record, Severity::Fatal, self.journal_byte(append.pos), what);
-            return false;
-        }
         let is_held = |block: u32| held.iter().any(|h| h.first <= block && u64::from(block - h.first) < h.blocks());
-        for ((block, disk), &crc) in (first..).zip(places(runs)).zip(crcs) {
-            let offset = self.params().data_offset() + disk * BLOCK64;
-            if !is_held(block) && crc32c(&self.read(offset, BLOCK as usize)) != crc {
-                let left = u64::from(append.records) - (seq - append.first_seq);
-                let what = format!("data of record {seq} is not what it says: {left} records from it on do not count");
-                self.note(Class::Dropped, Severity::Info, offset, what);
-                return true;
-            }
-        }
-        false
+        let written = (first..).zip(places(runs)).zip(crcs).filter(|((block, disk), _)| !is_held(*block) && *disk < total);
+        let mut looked_at =
+            written.filter(|((_, disk), _)| read.contains(disk)).map(|((_, disk), crc)| (self.data_byte(disk), crc));
+        looked_at.find(|(offset, crc)| crc32c(&self.read(*offset, BLOCK as usize)) != **crc).map(|(offset, _)| offset)
     }
 }

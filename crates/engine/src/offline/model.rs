@@ -3,7 +3,7 @@
 //! Every chunk is taken apart into its blocks for a change and put together again: slower than the engine does it, and
 //! with nothing in common.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use catena_types::crc::{combine, zeroes};
@@ -46,6 +46,21 @@ pub(super) struct Model {
     pub(super) scrub: ScrubMark,
     /// Checksums of data blocks that the journal says, which the table need not yet.
     pub(super) crcs: BTreeMap<u64, u32>,
+}
+
+impl Record {
+    /// The chunk it is about.
+    pub(super) fn key(&self) -> Option<&ChunkKey> {
+        match self {
+            Record::Stage(StageRecord { key, .. })
+            | Record::Commit { key, .. }
+            | Record::Unstage { key, .. }
+            | Record::Install { key, .. }
+            | Record::Purge { key }
+            | Record::Move { key, .. } => Some(key),
+            Record::ClearSessions | Record::PutSession { .. } | Record::Floor(_) | Record::Scrub(_) => None,
+        }
+    }
 }
 
 /// Blocks that hold `len` bytes.
@@ -110,6 +125,34 @@ impl Model {
             scrub: ScrubMark::default(),
             crcs: BTreeMap::new(),
         }
+    }
+
+    /// What is there of some chunks.
+    pub(super) fn part<'a>(&self, keys: impl Iterator<Item = &'a ChunkKey>) -> Model {
+        let mut part = Model::new(self.kind);
+        for key in keys {
+            part.chunks.extend(self.chunks.get(key).map(|item| (key.clone(), item.clone())));
+            part.staged.extend(self.staged.get(key).map(|side| (key.clone(), side.clone())));
+            part.waiting.extend(self.waiting.get(key).map(|blocks| (key.clone(), blocks.clone())));
+        }
+        part
+    }
+
+    /// The data blocks whose bytes a version has nowhere else.
+    pub(super) fn read_in_place(&self) -> BTreeSet<u64> {
+        let mut out = BTreeSet::new();
+        for (key, item) in &self.chunks {
+            let waiting = self.waiting.get(key);
+            let there = unpacked(&item.extents).into_iter().filter(|(block, _)| waiting.is_none_or(|w| !w.contains_key(block)));
+            out.extend(there.map(|(_, disk)| disk));
+        }
+        for (key, side) in &self.staged {
+            let same_slot = self.chunks.get(key).is_some_and(|item| item.slot == side.slot);
+            let waiting = self.waiting.get(key).filter(|_| same_slot);
+            let elsewhere = |block: &u32| side.held.contains_key(block) || waiting.is_some_and(|w| w.contains_key(block));
+            out.extend(unpacked(&side.extents).into_iter().filter(|(block, _)| !elsewhere(block)).map(|(_, disk)| disk));
+        }
+        out
     }
 
     /// A staged update of the checkpoint; `false` if there is one for this chunk already.
