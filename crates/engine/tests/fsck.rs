@@ -12,7 +12,7 @@ use catena_engine::disk::mem::{Event, Image, MemDisk};
 use catena_engine::disk::{Io, IoOp};
 use catena_engine::offline::inspect::{AppendView, BlockView, checkpoint, chunk, journal, overview};
 use catena_engine::offline::{Class, Options, Report, Severity, fsck};
-use catena_engine::{CowStore, Disk, OpenError, StoreKind};
+use catena_engine::{CowStore, Disk, OpenError, Params, StoreKind};
 use catena_types::{ChunkKey, ChunkStore, Code, Done};
 use common::*;
 
@@ -23,7 +23,9 @@ fn env(name: &str, default: u64) -> u64 {
 }
 
 fn made(kind: StoreKind, capacity: u64, journal: u64) -> (CowStore<MemDisk>, MemDisk) {
-    let mut params = params(capacity, journal);
+    let mut params = Params::new(*b"0123456789abcdef", capacity * 4096);
+    params.journal = journal * 4096;
+    params.checkpoint = 64 * 4096;
     params.kind = kind;
     let disk = MemDisk::new();
     let store = CowStore::create(disk.clone(), &params, &arena()).unwrap();

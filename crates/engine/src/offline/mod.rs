@@ -17,6 +17,8 @@ mod owners;
 mod report;
 mod superblock;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use fsck::{Checked, Options, Progress, Report, fsck};
 pub use medium::{Medium, TargetFile};
