@@ -12,6 +12,7 @@ mod format;
 mod metrics;
 #[cfg_attr(not(feature = "mutations"), allow(dead_code, unreachable_pub))]
 pub mod mutation;
+pub mod offline;
 mod store;
 pub mod target_dir;
 mod version;

@@ -174,7 +174,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 /// A key as it is printed: printable ASCII as it is, `\n`, `\r`, `\t`, `\\`, `\'`, `\"`, `\xNN`; other text as UTF-8.
-fn parse_key(text: &str) -> std::result::Result<ChunkKey, String> {
+pub(super) fn parse_key(text: &str) -> std::result::Result<ChunkKey, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {

@@ -4,7 +4,9 @@ mod admin;
 mod chunk;
 mod connect;
 mod dev;
+mod fsck;
 mod get;
+mod inspect;
 mod ls;
 mod manager;
 mod node;
@@ -67,6 +69,10 @@ enum Command {
     Rm(rm::Args),
     /// Read and change single chunks, and see what each replica does
     Chunk(chunk::Args),
+    /// Show what is in a target that no node has open
+    Inspect(inspect::Args),
+    /// Check a target that no node has open: every structure, and all data
+    Fsck(fsck::Args),
     /// Measure throughput, latency and CPU, beside the raw limits of this machine
     Bench(crate::bench::Args),
 }
@@ -90,6 +96,8 @@ impl Cli {
             Command::Stat(args) => stat::run(args).map(done),
             Command::Rm(args) => rm::run(args).map(done),
             Command::Chunk(args) => chunk::run(args).map(done),
+            Command::Inspect(args) => inspect::run(args).map(done),
+            Command::Fsck(args) => fsck::run(args),
             Command::Bench(args) => crate::bench::run(args).map(done),
         }
     }
