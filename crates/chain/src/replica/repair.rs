@@ -47,6 +47,13 @@ impl Damage {
         self.wanted.remove(key);
     }
 
+    /// A version of the chunk was read whole and is what it should be: a read had failed for another reason.
+    fn is_good(&mut self, key: &[u8], ver: Ver) {
+        if let Some((key, _)) = self.known.get_key_value(key).filter(|(_, known)| **known == ver) {
+            self.forget(&key.clone());
+        }
+    }
+
     /// Nothing goes on any more; what is damaged stays known.
     pub(super) fn stand_down(&mut self) {
         self.running.clear();
@@ -61,8 +68,13 @@ impl<P: Clone> Replica<P> {
         if !matches!(self.condition, Condition::Running) {
             return;
         }
-        self.damage.wanted.insert(key.clone());
-        if self.damage.known.insert(key.clone(), ver).is_some() {
+        let before = self.damage.known.insert(key.clone(), ver);
+        // What a neighbour's question shows anew is no reason to ask again: two with damage would ask each other for ever.
+        let asked = |r: &Reading| matches!(r, Reading::Fetch { fetch, .. } if fetch.key == key.as_bytes());
+        if before != Some(ver) || !self.reads.values().any(asked) {
+            self.damage.wanted.insert(key.clone());
+        }
+        if before.is_some() {
             return;
         }
         self.damage.found += 1;
@@ -168,17 +180,10 @@ impl<P: Clone> Replica<P> {
 
     fn answer_fetch(&mut self, cx: &mut Cx<P>, from: TargetId, key: &ChunkKey, fetch: Fetch) {
         let held = cx.store.meta(key).and_then(|m| held(&m, fetch.ver)).filter(|c| c.checksum == fetch.checksum);
-        // What is known is not read again: two with damage would find it at each other for ever.
-        let known = self.damage.known.get(key) == Some(&fetch.ver);
-        let held = held.ok_or(Code::NotFound).and_then(|held| if known { Err(Code::Corrupt) } else { Ok(held) });
-        match held {
-            Err(code) => self.on_fetch_read(cx, from, fetch, Err(code)),
-            Ok(held) => {
-                let id = self.new_id();
-                self.reads.insert(id, Reading::Fetch { to: from, fetch, held });
-                cx.store.read(id, key, held.ver, 0, held.len);
-            }
-        }
+        let Some(held) = held else { return self.on_fetch_read(cx, from, fetch, Err(Code::NotFound)) };
+        let id = self.new_id();
+        self.reads.insert(id, Reading::Fetch { to: from, fetch, held });
+        cx.store.read(id, key, held.ver, 0, held.len);
     }
 
     /// Answers the predecessor, if its question waited and can be answered now.
@@ -197,7 +202,10 @@ impl<P: Clone> Replica<P> {
         fetch: Fetch,
         result: Result<(Committed, Payload<P>), Code>,
     ) {
-        let Fetch { id, key, .. } = fetch;
+        let Fetch { id, key, ver, .. } = fetch;
+        if result.is_ok() {
+            self.damage.is_good(&key, ver);
+        }
         let (code, committed, payload) = match result {
             Ok((held, payload)) => (Code::Ok, Some(held), Some(payload)),
             Err(code) => (code, None, None),
