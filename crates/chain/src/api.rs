@@ -22,11 +22,22 @@ pub struct Config {
     pub sync_window: usize,
     /// Session rows in one message.
     pub session_batch: usize,
+    /// Damaged chunks repaired at the same time, those apart that an update waits for.
+    pub repair_window: usize,
+    /// More damaged chunks than this since the target was opened: its disk is failing, and so the target.
+    pub max_damaged: u64,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { query_retry: 200_000_000, page_chunks: 512, sync_window: 8, session_batch: 512 }
+        Config {
+            query_retry: 200_000_000,
+            page_chunks: 512,
+            sync_window: 8,
+            session_batch: 512,
+            repair_window: 4,
+            max_damaged: 1000,
+        }
     }
 }
 
@@ -127,7 +138,7 @@ pub enum Event<P> {
     Peer {
         /// The message.
         msg: PeerMsg,
-        /// What came with a `Forward` or `SyncPut`, verified.
+        /// What came with a `Forward`, `SyncPut` or `Fetched`, verified.
         payload: Option<Payload<P>>,
     },
     /// There is a new connection to the shard of this target: what was sent on an older one may be lost.
@@ -189,7 +200,7 @@ pub enum Command<P> {
 /// Whether a message is an answer, which travels back up the connection its request came down.
 pub fn answers(msg: &PeerMsg) -> bool {
     use catena_wire::peer::Body::*;
-    matches!(msg.body, Some(Reply(_) | Reject(_) | Answer(_) | Page(_) | Synced(_) | SyncDoneReply(_)))
+    matches!(msg.body, Some(Reply(_) | Reject(_) | Answer(_) | Page(_) | Synced(_) | SyncDoneReply(_) | Fetched(_)))
 }
 
 /// What a heartbeat says about a target.
@@ -246,4 +257,12 @@ pub struct Counters {
     pub divergences: u64,
     /// Reports of damaged chunks here.
     pub damaged: u64,
+    /// Chunks repaired from a neighbour.
+    pub repairs: u64,
+    /// Attempts at a repair that ended without one: no neighbour had the version, or there was no room for it.
+    pub unrepaired: u64,
+    /// Updates staged again after what they build on had been repaired.
+    pub restaged: u64,
+    /// Chunks sent to a neighbour whose own copy was damaged.
+    pub fetches_served: u64,
 }

@@ -117,6 +117,38 @@ fn tail_with(durable: bool) -> Target {
     quiet(t)
 }
 
+/// An update in flight whose stage has failed: what it builds on is damaged.
+fn failed_stage(id: u32) -> Target {
+    let mut t = with_chunk(member(id, "1S 2S 3S"));
+    t.store.rot(&key("k"));
+    match id {
+        1 => t.on(Event::Update(ClientUpdate { op: Op::write(1, 1), ..write(1, 5, tag(1, 1), b"n") })),
+        _ => {
+            let Body::Forward(f) = forward(2, 1, 1, 7) else { unreachable!() };
+            peer(&mut t, id - 1, Body::Forward(Forward { op: Op::write(1, 1), ..f }), b"n");
+        }
+    }
+    t.finish_io();
+    quiet(t)
+}
+
+fn repairing(id: u32) -> Target {
+    let mut t = with_chunk(member(id, "1S 2S 3S"));
+    t.on(Event::Done(Done::Damaged { key: key("k"), ver: 1 }));
+    quiet(t)
+}
+
+/// The neighbour that was asked answers.
+fn fetched(t: &mut Target, bytes: &[u8]) {
+    let (from, id) = t.asked;
+    let committed = Committed { ver: 1, chain_ver: 4, len: 3, checksum: crc::crc32c(bytes), tag: tag(9, 1) };
+    peer(t, from, Body::Fetched(Fetched { id, key: b"k".to_vec(), code: 0, committed: Some(committed) }), bytes);
+}
+
+fn fetch(t: &mut Target, from: u32, bytes: &[u8]) {
+    peer(t, from, Body::Fetch(Fetch { id: 9, key: b"k".to_vec(), ver: 1, checksum: crc::crc32c(bytes) }), b"");
+}
+
 fn states() -> Vec<Setup> {
     vec![
         ("no routing", || with_chunk(Target::new(2))),
@@ -157,9 +189,26 @@ fn states() -> Vec<Setup> {
         ("tail, clean", || with_chunk(member(3, "1S 2S 3S"))),
         ("tail, staging", || tail_with(false)),
         ("tail, durable", || tail_with(true)),
+        ("head, stage failed", || failed_stage(1)),
+        ("middle, stage failed", || failed_stage(2)),
+        ("tail, stage failed", || failed_stage(3)),
+        ("middle, repairing", || repairing(2)),
+        ("tail, repairing", || repairing(3)),
+        ("tail, repair on its way to the disk", || {
+            let mut t = repairing(3);
+            fetched(&mut t, b"old");
+            quiet(t)
+        }),
         ("source, asking", || with_chunk(member(2, "1S 2S 3Y"))),
         ("source, settling", || {
             let mut t = with_chunk(member(2, "1S 2S 3Y"));
+            peer(&mut t, 3, Body::Page(Page::default()), b"");
+            t.finish_io();
+            quiet(t)
+        }),
+        ("source, settling a damaged chunk", || {
+            let mut t = with_chunk(member(2, "1S 2S 3Y"));
+            t.store.rot(&key("k"));
             peer(&mut t, 3, Body::Page(Page::default()), b"");
             t.finish_io();
             quiet(t)
@@ -258,13 +307,34 @@ fn peer_events() -> Vec<Make> {
         ("page", |t| peer(t, t.id + 1, Body::Page(Page::default()), b"")),
         ("synced", |t| peer(t, t.id + 1, Body::Synced(Synced { key: b"k".to_vec(), code: 0 }), b"")),
         ("synced, no room", |t| peer(t, t.id + 1, Body::Synced(Synced { key: b"k".to_vec(), code: Code::NoSpace as i32 }), b"")),
+        ("fetch, from behind", |t| fetch(t, t.id + 1, b"old")),
+        ("fetch, from before", |t| fetch(t, t.id - 1, b"old")),
+        ("fetch, other checksum", |t| fetch(t, t.id + 1, b"odd")),
+        ("fetched", |t| fetched(t, b"old")),
+        ("fetched, other checksum", |t| fetched(t, b"odd")),
+        ("fetched, no room", |t| {
+            t.store.refuse = Some(Code::NoSpace);
+            fetched(t, b"old");
+            t.store.refuse = None;
+        }),
+        ("fetched, not there", |t| {
+            let (from, id) = t.asked;
+            let body = Fetched { id, key: b"k".to_vec(), code: Code::Corrupt as i32, committed: None };
+            peer(t, from, Body::Fetched(body), b"");
+        }),
     ]
 }
 
 fn other_events() -> Vec<Make> {
     vec![
         ("store ends", Target::finish_io),
+        ("found damaged", |t| t.on(Event::Done(Done::Damaged { key: key("k"), ver: 1 }))),
+        ("stage fails", |t| {
+            t.store.fail_stage(&key("k"));
+            t.on(Event::Done(Done::StageFailed { key: key("k"), ver: 2, code: Code::Corrupt }));
+        }),
         ("link to the successor", |t| t.on(Event::LinkUp { peer: t.id + 1 })),
+        ("link to the predecessor", |t| t.on(Event::LinkUp { peer: t.id - 1 })),
         ("becomes sole member", |t| t.routing(&chain(6, &format!("{}S", t.id)))),
         ("becomes head of two", |t| t.routing(&chain(6, &format!("{}S {}S", t.id, t.id + 1)))),
         ("becomes tail of two", |t| t.routing(&chain(6, &format!("{}S {}S", t.id - 1, t.id)))),

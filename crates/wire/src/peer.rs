@@ -1,8 +1,8 @@
 //! Target to target, within a chain.
 //!
-//! Requests (`Forward`, `Release`, `Query`, `Confirm`, `Sync*`) go down the connection that the sender's shard opened
-//! to the receiver's shard; answers (`Reply`, `Reject`, `Answer`, `Synced`, `Page`, `SyncDone`) come back up the same
-//! connection. All messages about one chunk therefore travel in order on one link.
+//! Requests (`Forward`, `Release`, `Query`, `Confirm`, `Sync*`, `Fetch`) go down the connection that the sender's shard
+//! opened to the receiver's shard; answers (`Reply`, `Reject`, `Answer`, `Synced`, `Page`, `SyncDoneReply`, `Fetched`) come
+//! back up the same connection. All messages about one chunk therefore travel in order on one link.
 
 use catena_types::{ChainVer, ChunkMeta, Committed, Op, SessionId, SessionRow, Tag, Ver};
 
@@ -25,7 +25,7 @@ pub struct PeerMsg {
     #[prost(uint32, tag = "4")]
     pub to: u32,
     /// The message.
-    #[prost(oneof = "Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24")]
+    #[prost(oneof = "Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26")]
     pub body: Option<Body>,
 }
 
@@ -77,6 +77,12 @@ pub enum Body {
     /// Everything is durable: the sink is up to date under this chain version.
     #[prost(message, tag = "24")]
     SyncDoneReply(SyncDoneReply),
+    /// My copy of this version is damaged: send yours.
+    #[prost(message, tag = "25")]
+    Fetch(Fetch),
+    /// Here it is, payload follows; or why not.
+    #[prost(message, tag = "26")]
+    Fetched(Fetched),
 }
 
 /// An update on its way down the chain.
@@ -166,7 +172,7 @@ pub struct Reject {
     /// The newest attempt the answerer has seen.
     #[prost(uint64, tag = "4")]
     pub attempt: u64,
-    /// Why: `NoSpace` or `ReadOnly`.
+    /// Why: `NoSpace`, `ReadOnly`, or `Corrupt` where what the update keeps is damaged and no neighbour has it.
     #[prost(enumeration = "catena_types::Code", tag = "5")]
     pub code: i32,
     /// The target that refused first.
@@ -302,3 +308,37 @@ pub struct SyncDone {
 /// See [`Body::SyncDoneReply`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SyncDoneReply {}
+
+/// See [`Body::Fetch`]. Any neighbour in the chain may be asked.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Fetch {
+    /// Echoed.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The chunk.
+    #[prost(bytes = "vec", tag = "2")]
+    pub key: Vec<u8>,
+    /// The version wanted, and no other.
+    #[prost(uint64, tag = "3")]
+    pub ver: Ver,
+    /// CRC-32C of the chunk in that version.
+    #[prost(fixed32, tag = "4")]
+    pub checksum: u32,
+}
+
+/// The answer to [`Fetch`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Fetched {
+    /// As asked.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// As asked.
+    #[prost(bytes = "vec", tag = "2")]
+    pub key: Vec<u8>,
+    /// 0, or why not: `NotFound` if another version is held here, `Corrupt` if this one is damaged here too.
+    #[prost(enumeration = "catena_types::Code", tag = "3")]
+    pub code: i32,
+    /// The version whose bytes follow; absent if there are none.
+    #[prost(message, optional, tag = "4")]
+    pub committed: Option<Committed>,
+}

@@ -37,12 +37,13 @@ impl<P: Clone> Replica<P> {
     /// Turns that the old version gave: a predecessor sends its forwards again, a resync starts again.
     fn drop_peer_turns(&mut self) {
         for chunk in self.chunks.values_mut() {
-            chunk.queue.retain(|turn| matches!(turn, Turn::Client(..)));
+            chunk.queue.retain(|turn| matches!(turn, Turn::Client(..) | Turn::Repair));
+            chunk.asker = None;
             if matches!(chunk.busy, Some(Busy::Settle | Busy::Install)) {
-                chunk.busy = None;
+                (chunk.busy, chunk.repair) = (None, None);
             }
         }
-        self.reads.retain(|_, reading| !matches!(reading, Reading::Settle { .. }));
+        self.reads.retain(|_, reading| !matches!(reading, Reading::Settle { .. } | Reading::Fetch { .. }));
     }
 
     fn enter_serving(&mut self, cx: &mut Cx<P>, before: Option<PublicState>) {
@@ -74,6 +75,7 @@ impl<P: Clone> Replica<P> {
         self.confirm_successor(cx);
         self.restart_reads(cx);
         self.start_source(cx);
+        self.restart_repairs(cx);
     }
 
     /// Section 5 for one update in flight: forwarded and released again, or committed by the tail rule.
@@ -134,6 +136,7 @@ impl<P: Clone> Replica<P> {
             }
         }
         self.sessions.clear();
+        self.damage.stand_down();
         self.end_reads(cx, &not_serving);
         self.source = None;
         self.sink = None;

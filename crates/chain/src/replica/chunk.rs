@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use catena_types::{ChunkMeta, Code, Op, StageInfo, Tag, TargetId, Time, Ver};
+use catena_types::{ChunkMeta, Code, Committed, Op, StageInfo, Tag, TargetId, Time, Ver};
 use catena_wire::client::Hop;
-use catena_wire::peer::{Forward, SyncPut};
+use catena_wire::peer::{Fetch, Forward, SyncPut};
 
 use crate::api::{ClientUpdate, Payload, RequestId};
 
@@ -16,15 +16,25 @@ pub(super) struct ChunkState<P> {
     pub(super) queue: VecDeque<Turn<P>>,
     /// Reads that wait until the staged update is durable here.
     pub(super) readers: Vec<u64>,
+    /// The committed version is damaged, and whoever has the turn cannot go on before it is repaired.
+    pub(super) repair: Option<Repair>,
+    /// The predecessor's question that waits for it.
+    pub(super) asker: Option<Fetch>,
 }
 
 impl<P> Default for ChunkState<P> {
     fn default() -> ChunkState<P> {
-        ChunkState { busy: None, queue: VecDeque::new(), readers: Vec::new() }
+        ChunkState { busy: None, queue: VecDeque::new(), readers: Vec::new(), repair: None, asker: None }
     }
 }
 
 impl<P> ChunkState<P> {
+    /// Whether there is a repair, or an update that is not staged yet: how it ends may change what is held here.
+    pub(super) fn unsettled(&self) -> bool {
+        let staging = matches!(&self.busy, Some(Busy::Update(update)) if update.stage.is_none());
+        staging || self.repair.is_some() || self.queue.iter().any(|turn| matches!(turn, Turn::Forward(..)))
+    }
+
     /// The update that has the turn.
     pub(super) fn update(&mut self) -> Option<&mut InFlight<P>> {
         match &mut self.busy {
@@ -42,6 +52,28 @@ pub(super) enum Busy<P> {
     Settle,
     /// As sink of a resync: the chunk is being replaced or removed.
     Install,
+    /// The chunk is being repaired, and nothing else.
+    Repair,
+}
+
+/// The repair of a chunk's committed version from a neighbour.
+pub(super) struct Repair {
+    /// What is committed here: its bytes are asked for, and it stays what it is.
+    pub(super) wanted: Committed,
+    /// Neighbours not asked yet; the last one is next.
+    pub(super) rest: Vec<TargetId>,
+    pub(super) step: Step,
+}
+
+/// What a repair waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The answer of a neighbour to the question of that number.
+    Asking { id: u64, from: TargetId },
+    /// The engine has the bytes and makes them durable.
+    Installing { id: u64 },
+    /// No neighbour has it: the next chain version brings others.
+    Waiting,
 }
 
 /// What can wait for a chunk's turn.
@@ -56,6 +88,8 @@ pub(super) enum Turn<P> {
     Put(Box<SyncPut>, Payload<P>),
     /// As sink: remove the chunk.
     Drop,
+    /// It was found damaged.
+    Repair,
 }
 
 /// An update between stage and commit at this target.
@@ -109,11 +143,11 @@ pub(super) struct Hand {
     /// The payload is being read back for the newest forward.
     pub(super) loading: bool,
     pub(super) release_sent: bool,
-    pub(super) reply: Option<Committed>,
+    pub(super) reply: Option<Decided>,
 }
 
 /// What a successor said when it had committed.
-pub(super) struct Committed {
+pub(super) struct Decided {
     pub(super) checksum: u32,
     pub(super) chain_ver: u64,
     pub(super) hops: Vec<Hop>,

@@ -1,10 +1,10 @@
 //! From staged to committed: the tail first, everybody else when the successor has said so (protocol section 3).
 
-use catena_types::{ChunkKey, StageInfo, Ver};
+use catena_types::{ChunkKey, OpKind, StageInfo, Ver};
 use catena_wire::client::{Hop, UpdateReply};
 use catena_wire::peer::{Body, Release, Reply};
 
-use super::chunk::{Committed, InFlight, Next};
+use super::chunk::{Decided, InFlight, Next};
 use super::{Cx, Replica};
 use crate::api::Command;
 
@@ -18,6 +18,7 @@ impl<P: Clone> Replica<P> {
         let readers = std::mem::take(&mut chunk.readers);
         self.drop_payload(&key);
         readers.into_iter().for_each(|id| self.decide_read(cx, id));
+        self.answer_asker(cx, &key);
         self.progress(cx, &key);
     }
 
@@ -31,7 +32,7 @@ impl<P: Clone> Replica<P> {
         let ready = inflight.stage.is_some() && inflight.released && inflight.undoing.is_none();
         match &mut inflight.next {
             Next::To(hand) if hand.target == from && ready => {
-                hand.reply = Some(Committed { checksum: reply.checksum, chain_ver: reply.commit_chain_ver, hops: reply.hops });
+                hand.reply = Some(Decided { checksum: reply.checksum, chain_ver: reply.commit_chain_ver, hops: reply.hops });
                 self.progress(cx, &key);
             }
             Next::To(hand) if hand.target == from => self.counters.protocol_errors += 1,
@@ -47,7 +48,7 @@ impl<P: Clone> Replica<P> {
         let Some(stage) = inflight.stage.filter(|_| inflight.released && inflight.undoing.is_none()) else { return };
         let (ver, tag) = (inflight.ver, inflight.tag);
         let decided = match &mut inflight.next {
-            Next::Nobody => Committed { checksum: stage.checksum, chain_ver: own, hops: Vec::new() },
+            Next::Nobody => Decided { checksum: stage.checksum, chain_ver: own, hops: Vec::new() },
             Next::To(hand) => match hand.reply.take() {
                 Some(decided) => decided,
                 None => {
@@ -69,14 +70,19 @@ impl<P: Clone> Replica<P> {
         self.commit(cx, key, decided);
     }
 
-    fn commit(&mut self, cx: &mut Cx<P>, key: &ChunkKey, decided: Committed) {
+    fn commit(&mut self, cx: &mut Cx<P>, key: &ChunkKey, decided: Decided) {
         let chunk = self.chunks.get_mut(key).expect("the update in flight is here");
         let Some(super::chunk::Busy::Update(inflight)) = chunk.busy.take() else { unreachable!("progress saw the update") };
-        let InFlight { ver, tag, waiters, stage, explain, .. } = *inflight;
+        let InFlight { ver, tag, op, waiters, stage, explain, .. } = *inflight;
         let stage = stage.expect("progress saw the stage");
         let chain_ver = decided.chain_ver;
         cx.store.commit(key, ver, chain_ver);
         self.counters.commits += 1;
+        if op.is_some_and(|op| {
+            op.kind() == OpKind::Remove || (op.kind() == OpKind::Write && op.offset == 0 && op.len == stage.len)
+        }) {
+            self.damage.forget(key); // nothing is left of what was damaged
+        }
         self.sessions.end(tag);
         self.sessions.commit(tag);
         let mut hops = decided.hops;

@@ -9,6 +9,7 @@ mod commit;
 mod forward;
 mod read;
 mod reject;
+mod repair;
 mod role;
 mod sessions;
 mod sink;
@@ -23,6 +24,7 @@ use catena_wire::peer::{Body, PeerMsg};
 use crate::api::{Command, Config, Counters, Event, Payload, Report};
 use chunk::ChunkState;
 use read::Reading;
+use repair::Damage;
 use role::Role;
 use sessions::Sessions;
 use sink::Sink;
@@ -50,6 +52,8 @@ pub struct Replica<P> {
     source: Option<Source>,
     /// As SYNCING member.
     sink: Option<Sink>,
+    /// Of this target's disk.
+    damage: Damage,
     /// Messages of a chain version that has not been adopted yet.
     kept: Vec<(PeerMsg, Option<Payload<P>>)>,
     /// Number of the newest forward of this target.
@@ -95,6 +99,7 @@ impl<P: Clone> Replica<P> {
             waiting: BTreeSet::new(),
             source: None,
             sink: None,
+            damage: Damage::default(),
             kept: Vec::new(),
             attempt: 0,
             next_id: 0,
@@ -118,6 +123,7 @@ impl<P: Clone> Replica<P> {
             Event::Stop => self.stop(cx),
         }
         self.pump_source(cx);
+        self.pump_repairs(cx);
     }
 
     /// When to send the next [`Event::Tick`]; `None` if nothing waits for time.
@@ -151,6 +157,11 @@ impl<P: Clone> Replica<P> {
     /// Reads and updates in progress or waiting here.
     pub fn load(&self) -> usize {
         self.reads.len() + self.sessions.running()
+    }
+
+    /// Chunks found damaged here and not repaired since.
+    pub fn damaged(&self) -> usize {
+        self.damage.count()
     }
 
     /// The adopted chain version; 0 before the first.
@@ -255,6 +266,7 @@ impl<P: Clone> Replica<P> {
             Some(Body::Page(_) | Body::Synced(_) | Body::SyncDoneReply(_)) => role.sink == Some(from),
             Some(Body::Query(_)) => role.chain.serving().any(|t| t == from),
             Some(Body::Answer(_)) => role.tail == Some(from),
+            Some(Body::Fetch(_) | Body::Fetched(_)) => [role.pred, role.succ, role.sink].contains(&Some(from)),
             None => false,
         };
         let Some(body) = msg.body.filter(|_| expected) else {
@@ -278,6 +290,8 @@ impl<P: Clone> Replica<P> {
             (Body::SyncDone(done), _) => self.on_sync_done(cx, done),
             // The sink tells the manager, and the manager decides.
             (Body::SyncDoneReply(_), _) => {}
+            (Body::Fetch(fetch), _) => self.on_fetch(cx, from, fetch),
+            (Body::Fetched(fetched), payload) => self.on_fetched(cx, from, fetched, payload),
             (Body::Forward(_) | Body::SyncPut(_), None) => self.counters.protocol_errors += 1,
         }
     }
@@ -288,11 +302,8 @@ impl<P: Clone> Replica<P> {
             Done::Unstaged { key, ver } => self.on_unstaged(cx, key, ver),
             Done::Read { id, result } => self.on_read_done(cx, id, result),
             Done::Synced { id } => self.on_store_synced(cx, id),
-            Done::StageFailed { key, ver, code } => {
-                self.stand_down(cx, "it cannot stage an update");
-                self.condition = Condition::Failed(format!("chunk {key} version {ver} cannot be staged: {code:?}"));
-            }
-            Done::Damaged { .. } => self.counters.damaged += 1,
+            Done::StageFailed { key, ver, code } => self.on_stage_failed(cx, &key, ver, code),
+            Done::Damaged { key, ver } => self.on_damaged(cx, key, ver),
             Done::Failed { reason } => {
                 self.stand_down(cx, "its disk failed");
                 self.condition = Condition::Failed(reason);
@@ -327,7 +338,10 @@ impl<P: Clone> Replica<P> {
                 Some(Turn::Settle(sinks)) => self.start_settle(cx, key, sinks),
                 Some(Turn::Put(put, payload)) => self.start_put(cx, key, *put, payload),
                 Some(Turn::Drop) => self.start_drop(cx, key),
+                Some(Turn::Repair) => self.start_repair(cx, key),
                 None => {
+                    self.answer_asker(cx, key);
+                    let Some(chunk) = self.chunks.get_mut(key) else { return };
                     let readers = std::mem::take(&mut chunk.readers);
                     self.chunks.remove(key);
                     readers.into_iter().for_each(|id| self.decide_read(cx, id));
@@ -339,10 +353,8 @@ impl<P: Clone> Replica<P> {
 
     fn on_link_up(&mut self, cx: &mut Cx<P>, peer: TargetId) {
         let Some(role) = self.role.as_ref().filter(|_| matches!(self.condition, Condition::Running)) else { return };
-        let (succ, sink, tail) = (role.succ, role.sink, role.tail);
-        if !role.serving() {
-            return;
-        }
+        let (succ, sink) = (role.succ, role.sink);
+        let tail = role.tail.filter(|_| role.serving());
         if succ == Some(peer) || sink == Some(peer) {
             self.forward_again(cx, peer);
         }
@@ -355,5 +367,7 @@ impl<P: Clone> Replica<P> {
         if tail == Some(peer) {
             self.ask_again(cx, |_| true);
         }
+        // Behind the forward: who is asked for what an update builds on must have seen that update.
+        self.fetch_again(cx, peer);
     }
 }

@@ -3,9 +3,9 @@
 //! A chunk with an update in flight here may already be committed further down, so the tail is asked; a clean one is
 //! served at once. The tail itself is the linearization point and never asks.
 
-use catena_types::{ChunkKey, ChunkMeta, ChunkStore, Code, Failure, TargetId, Time, Ver, limits};
+use catena_types::{ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Failure, TargetId, Time, Ver, limits};
 use catena_wire::client::{ListEntry, ListReply, ReadReply};
-use catena_wire::peer::{Answer, Body, Confirm, Query};
+use catena_wire::peer::{Answer, Body, Confirm, Fetch, Query};
 
 use super::chunk::Busy;
 use super::{Cx, Replica};
@@ -23,6 +23,8 @@ pub(super) enum Reading {
     Forward { key: ChunkKey, attempt: u64, len: u32 },
     /// A chunk to be sent to the sink.
     Settle { key: ChunkKey, ver: Ver, len: u32 },
+    /// A chunk that a neighbour asked for, whose own copy is damaged.
+    Fetch { to: TargetId, fetch: Fetch, held: Committed },
 }
 
 impl Reading {
@@ -174,6 +176,9 @@ impl<P: Clone> Replica<P> {
             (Some(Reading::Settle { key, ver, len }), result) => {
                 self.on_settle_read(cx, &key, ver, result.map(|bytes| with(len, bytes)));
             }
+            (Some(Reading::Fetch { to, fetch, held }), result) => {
+                self.on_fetch_read(cx, to, fetch, result.map(|bytes| (held, with(held.len, bytes))));
+            }
             (Some(waiting @ (Reading::Asking { .. } | Reading::Staging { .. })), _) => {
                 self.reads.insert(id, waiting);
             }
@@ -216,7 +221,7 @@ impl<P: Clone> Replica<P> {
                 loading @ Reading::Loading { .. } => {
                     self.reads.insert(id, loading);
                 }
-                Reading::Forward { .. } | Reading::Settle { .. } => {}
+                Reading::Forward { .. } | Reading::Settle { .. } | Reading::Fetch { .. } => {}
             }
         }
     }

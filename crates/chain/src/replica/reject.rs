@@ -21,39 +21,48 @@ impl<P: Clone> Replica<P> {
         if from_sink {
             return self.sink_rejected(cx, reject.code());
         }
-        inflight.undoing = Some((reject.code(), reject.by));
-        let ver = inflight.ver;
+        let (ver, code, by) = (inflight.ver, reject.code(), reject.by);
+        if cx.store.meta(&key).and_then(|m| m.staged).is_none() {
+            return self.undone(cx, &key, code, by); // its stage had failed: there is nothing to undo
+        }
+        inflight.undoing = Some((code, by));
         cx.store.unstage(&key, ver);
     }
 
-    /// The update is undone here, durably: pass the reject up, or answer the client.
+    /// The update is undone here, durably.
     pub(super) fn on_unstaged(&mut self, cx: &mut Cx<P>, key: ChunkKey, ver: Ver) {
-        let Some(chunk) = self.chunks.get_mut(&key) else { return };
-        if chunk.update().is_none_or(|f| f.ver != ver || f.undoing.is_none()) {
-            return;
+        let Some(inflight) = self.chunks.get_mut(&key).and_then(|c| c.update()).filter(|f| f.ver == ver) else { return };
+        if let Some((code, by)) = inflight.undoing {
+            self.undone(cx, &key, code, by);
         }
-        let Some(Busy::Update(inflight)) = chunk.busy.take() else { unreachable!("just seen") };
-        let (code, by) = inflight.undoing.expect("just seen");
+    }
+
+    /// Nothing of the update in flight is left here or behind: pass the reject up, or answer the client.
+    pub(super) fn undone(&mut self, cx: &mut Cx<P>, key: &ChunkKey, code: Code, by: TargetId) {
+        let Some(chunk) = self.chunks.get_mut(key) else { return };
+        let Some(Busy::Update(inflight)) = chunk.busy.take_if(|busy| matches!(busy, Busy::Update(_))) else { return };
+        chunk.repair = None;
         self.counters.rejects += 1;
         self.sessions.end(inflight.tag);
         if self.is_head() {
-            let failure = self.no_room(code, by);
+            let failure = self.refusal(code, by);
             self.sessions.reject(inflight.tag, &failure);
             refuse(cx, inflight.waiters, failure);
         } else {
-            let (key, tag, attempt) = (key.as_bytes().to_vec(), inflight.tag, inflight.pred_attempt);
+            let (key, ver, tag, attempt) = (key.as_bytes().to_vec(), inflight.ver, inflight.tag, inflight.pred_attempt);
             self.reply_upstream(cx, Body::Reject(Reject { key, ver, tag, attempt, code: code as i32, by }));
         }
         let readers = std::mem::take(&mut self.chunks.entry(key.clone()).or_default().readers);
         readers.into_iter().for_each(|id| self.decide_read(cx, id));
-        self.advance(cx, &key);
+        self.answer_asker(cx, key);
+        self.advance(cx, key);
     }
 
     /// A sink without room ends its resync, never the client's update (amendment C3): before SyncDone the source goes
     /// on as tail; after it, the update waits for the next chain version.
     fn sink_rejected(&mut self, cx: &mut Cx<P>, code: Code) {
         let Some(source) = &mut self.source else { return };
-        if source.give_up(format!("the sink has no room ({code:?})")) {
+        if source.give_up(format!("the sink could not take an update: {code:?}")) {
             self.act_as_tail(cx);
         }
     }
@@ -63,12 +72,15 @@ impl<P: Clone> Replica<P> {
         let keys: Vec<ChunkKey> = self.chunks.keys().cloned().collect();
         for key in keys {
             let Some(chunk) = self.chunks.get_mut(&key) else { continue };
+            chunk.queue.retain(|turn| !matches!(turn, super::chunk::Turn::Settle(_)));
             match &mut chunk.busy {
                 Some(Busy::Update(inflight)) if inflight.undoing.is_none() => inflight.next = Next::Nobody,
-                Some(Busy::Settle) => chunk.busy = None,
+                Some(Busy::Settle) => {
+                    (chunk.busy, chunk.repair) = (None, None);
+                    self.answer_asker(cx, &key);
+                }
                 _ => {}
             }
-            chunk.queue.retain(|turn| !matches!(turn, super::chunk::Turn::Settle(_)));
             self.progress(cx, &key);
             self.advance(cx, &key);
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use catena_types::{ChunkKey, Code, limits};
+use catena_types::{ChunkKey, ChunkMeta, Code, limits};
 use catena_wire::peer::{Body, Page, PageEntry, SyncDone, SyncDoneReply, SyncDrop, SyncPage, SyncPut, SyncSessions, Synced};
 
 use super::chunk::{Busy, Turn};
@@ -61,7 +61,12 @@ impl<P: Clone> Replica<P> {
             end = held[most].0.as_bytes().to_vec();
         }
         held.retain(|(key, _)| end.is_empty() || key.as_bytes() < end.as_slice());
-        let entries = held.into_iter().map(|(key, meta)| PageEntry { key: key.as_bytes().to_vec(), meta }).collect();
+        // An empty entry never compares as equal: what is damaged here is sent anew.
+        let entry = |(key, meta): (ChunkKey, ChunkMeta)| {
+            let meta = if self.damage.knows(&key) { ChunkMeta::default() } else { meta };
+            PageEntry { key: key.as_bytes().to_vec(), meta }
+        };
+        let entries = held.into_iter().map(entry).collect();
         self.reply_upstream(cx, Body::Page(Page { from: page.from, end, entries }));
     }
 
@@ -118,8 +123,11 @@ impl<P: Clone> Replica<P> {
         }
     }
 
-    /// The engine has made something durable that this sink asked for under the present chain version.
+    /// The engine has made something durable: a repair, or what this sink asked for under the present chain version.
     pub(super) fn on_store_synced(&mut self, cx: &mut Cx<P>, id: u64) {
+        if self.on_installed(cx, id) {
+            return;
+        }
         let Some(sink) = &mut self.sink else { return };
         match sink.syncs.remove(&id) {
             Some(Waiting::Quiet) => {
@@ -129,6 +137,7 @@ impl<P: Clone> Replica<P> {
                 }
             }
             Some(Waiting::Install(key)) => {
+                self.damage.forget(&key);
                 self.reply_upstream(cx, Body::Synced(Synced { key: key.as_bytes().to_vec(), code: Code::Ok as i32 }));
                 if let Some(chunk) = self.chunks.get_mut(&key) {
                     chunk.busy = None;

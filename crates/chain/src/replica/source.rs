@@ -196,10 +196,10 @@ impl<P: Clone> Replica<P> {
         let payload = match result {
             Ok(payload) => payload,
             Err(code) => {
-                if source.give_up(format!("chunk {key} cannot be read here: {code:?}")) {
-                    self.act_as_tail(cx);
-                }
-                return;
+                return match cx.store.meta(key).and_then(|m| m.committed) {
+                    Some(committed) => self.begin_repair(cx, key, committed),
+                    None => self.cannot_settle(cx, key, code),
+                };
             }
         };
         let Some(meta) = cx.store.meta(key) else { return };
@@ -210,10 +210,20 @@ impl<P: Clone> Replica<P> {
         self.send(cx, sink, Body::SyncPut(put), Some(payload));
     }
 
+    /// What is held here cannot be read, and no neighbour has it either. The chunk cannot be skipped: the sink would serve
+    /// what it holds instead, which is older.
+    pub(super) fn cannot_settle(&mut self, cx: &mut Cx<P>, key: &ChunkKey, code: Code) {
+        let Some(source) = &mut self.source else { return };
+        if source.give_up(format!("chunk {key} cannot be read here, and no neighbour has it: {code:?}")) {
+            self.act_as_tail(cx);
+        }
+    }
+
     pub(super) fn on_synced(&mut self, cx: &mut Cx<P>, synced: Synced) {
         let Some(key) = ChunkKey::new(&synced.key) else { return };
         let Some(source) = self.source.as_mut().filter(|s| s.settling(&key)) else { return };
-        let Some(chunk) = self.chunks.get_mut(&key).filter(|c| matches!(c.busy, Some(Busy::Settle))) else { return };
+        let chunk = self.chunks.get_mut(&key).filter(|c| matches!(c.busy, Some(Busy::Settle)) && c.repair.is_none());
+        let Some(chunk) = chunk else { return };
         if synced.code() != Code::Ok {
             if source.give_up(format!("the sink could not take chunk {key}: {:?}", synced.code())) {
                 self.act_as_tail(cx);
@@ -258,7 +268,7 @@ impl<P: Clone> Replica<P> {
                 self.reads.retain(|_, reading| !matches!(reading, Reading::Settle { .. }));
                 for key in keys {
                     let Some(chunk) = self.chunks.get_mut(&key) else { continue };
-                    if matches!(chunk.busy, Some(Busy::Settle)) {
+                    if matches!(chunk.busy, Some(Busy::Settle)) && chunk.repair.is_none() {
                         chunk.busy = None;
                         // What the sink holds now is not known: an empty entry never compares as equal.
                         self.start_settle(cx, &key, Some(ChunkMeta::default()));

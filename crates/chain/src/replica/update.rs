@@ -138,7 +138,7 @@ impl<P: Clone> Replica<P> {
             payload: update.payload.data.clone(),
             payload_crc: update.payload.crc,
         });
-        staged.map_err(|code| self.no_room(code, self.me))?;
+        staged.map_err(|code| self.refusal(code, self.me))?;
         let next = self.next_for(&update.key);
         let times = Times { received: cx.now, staged: 0, released: cx.now };
         let inflight = InFlight {
@@ -182,9 +182,15 @@ impl<P: Clone> Replica<P> {
         Ok(())
     }
 
-    /// The failure for a target without room.
-    pub(super) fn no_room(&self, code: Code, by: u32) -> Failure {
-        Failure::new(code, format!("target {by} has no room; free space or add targets")).under(self.chain_ver())
+    /// The failure for an update that a target refused definitively.
+    pub(super) fn refusal(&self, code: Code, by: u32) -> Failure {
+        let text = match code {
+            Code::Corrupt => format!(
+                "what the update keeps of the chunk is damaged at target {by} and its neighbours; write the chunk as a whole"
+            ),
+            _ => format!("target {by} has no room; free space or add targets"),
+        };
+        Failure::new(code, text).under(self.chain_ver())
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its part")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catena_chain::{ClientRead, ClientUpdate, Command, Config, Event, Payload, Replica, RequestId, answers};
 use catena_types::{
@@ -18,6 +18,8 @@ struct Chunk {
     meta: ChunkMeta,
     committed: Bytes,
     staged: Bytes,
+    /// The staged update leaves nothing of the version before it.
+    whole: bool,
 }
 
 /// See the file's documentation.
@@ -26,6 +28,8 @@ pub struct FakeStore {
     chunks: BTreeMap<ChunkKey, Chunk>,
     sessions: BTreeMap<SessionId, SessionRow>,
     floor: Ver,
+    /// Chunks whose committed bytes do not match their checksum.
+    rotten: BTreeSet<ChunkKey>,
     /// What ends next, in order; moved out by the test.
     pub pending: Vec<Done<Bytes>>,
     /// Calls since the last look, one line each.
@@ -56,6 +60,22 @@ impl FakeStore {
         chunk.staged = bytes.to_vec();
     }
 
+    /// What the disk holds of the committed version goes bad.
+    pub fn rot(&mut self, key: &ChunkKey) {
+        self.rotten.insert(key.clone());
+    }
+    /// The stage that is under way ends without anything staged; the caller says so.
+    pub fn fail_stage(&mut self, key: &ChunkKey) {
+        let staging = self.chunks.get(key).and_then(|c| c.meta.staged).is_some_and(|s| !s.durable);
+        if staging {
+            self.chunk(key).meta.staged = None;
+            self.pending.retain(|d| !matches!(d, Done::Staged { .. }));
+        }
+    }
+    pub fn is_rotten(&self, key: &ChunkKey) -> bool {
+        self.rotten.contains(key)
+    }
+
     pub fn bytes(&self, key: &ChunkKey) -> Option<&[u8]> {
         let chunk = self.chunks.get(key)?;
         chunk.meta.committed.map(|_| chunk.committed.as_slice())
@@ -65,6 +85,15 @@ impl FakeStore {
         if self.chunks.get(key).is_some_and(|c| c.meta.committed.is_none() && c.meta.staged.is_none()) {
             self.chunks.remove(key);
         }
+    }
+}
+
+/// Whether an update reads bytes of the version before it.
+fn keeps(old: &[u8], op: Op) -> bool {
+    match op.kind() {
+        OpKind::Write => op.offset > 0 || (op.len as usize) < old.len(),
+        OpKind::Truncate => (op.len as usize) < old.len(),
+        _ => false,
     }
 }
 
@@ -107,7 +136,11 @@ impl ChunkStore for FakeStore {
         }
         let StageRequest { key, ver, chain_ver, tag, op, chunk_size, payload, .. } = request;
         assert_eq!(payload.len() as u32, op.payload_len());
+        let rotten = self.is_rotten(&key);
         let chunk = self.chunk(&key);
+        let fails = rotten && keeps(&chunk.committed, op);
+        let base = chunk.meta.commit_ver();
+        chunk.whole = op.kind() == OpKind::Remove || (op.kind() == OpKind::Write && !keeps(&chunk.committed, op));
         assert!(chunk.meta.staged.is_none(), "one staged update at a time");
         chunk.staged = if op.kind() == OpKind::Remove { Vec::new() } else { apply(&chunk.committed, op, &payload) };
         let remove = op.kind() == OpKind::Remove;
@@ -116,7 +149,12 @@ impl ChunkStore for FakeStore {
         chunk.meta.staged = Some(Staged { ver, chain_ver, len, checksum, tag, remove, durable: false });
         let info = StageInfo { len, checksum, ..Default::default() };
         self.log.push(format!("stage {key} v{ver}"));
-        self.pending.push(Done::Staged { key, ver, info });
+        if fails {
+            self.pending.push(Done::Damaged { key: key.clone(), ver: base });
+            self.pending.push(Done::StageFailed { key, ver, code: Code::Corrupt });
+        } else {
+            self.pending.push(Done::Staged { key, ver, info });
+        }
         Ok(())
     }
     fn commit(&mut self, key: &ChunkKey, ver: Ver, chain_ver: ChainVer) {
@@ -125,8 +163,12 @@ impl ChunkStore for FakeStore {
         let staged = chunk.meta.staged.take().expect("commit of a staged update");
         assert!(staged.ver == ver && staged.durable, "commit of what is durable");
         let (len, checksum, tag) = (staged.len, staged.checksum, staged.tag);
+        let whole = chunk.whole;
         chunk.committed = std::mem::take(&mut chunk.staged);
         chunk.meta.committed = (!staged.remove).then_some(Committed { ver, chain_ver, len, checksum, tag });
+        if whole {
+            self.rotten.remove(key);
+        }
         if staged.remove {
             self.floor = self.floor.max(ver);
         }
@@ -136,7 +178,7 @@ impl ChunkStore for FakeStore {
     fn unstage(&mut self, key: &ChunkKey, ver: Ver) {
         self.log.push(format!("unstage {key} v{ver}"));
         self.chunk(key).meta.staged = None;
-        self.pending.retain(|d| !matches!(d, Done::Staged { key: k, .. } if k == key));
+        self.pending.retain(|d| !matches!(d, Done::Staged { key: k, .. } | Done::StageFailed { key: k, .. } if k == key));
         self.pending.push(Done::Unstaged { key: key.clone(), ver });
         self.tidy(key);
     }
@@ -148,6 +190,10 @@ impl ChunkStore for FakeStore {
         let data = bytes[from..to].to_vec();
         let crc = crc::crc32c(&data);
         self.log.push(format!("read {key} v{ver}"));
+        if committed && self.is_rotten(key) {
+            self.pending.push(Done::Damaged { key: key.clone(), ver });
+            return self.pending.push(Done::Read { id, result: Err(Code::Corrupt) });
+        }
         self.pending.push(Done::Read { id, result: Ok((data, crc)) });
     }
     fn install(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, committed: Committed, payload: Bytes) -> Result<(), Code> {
@@ -155,8 +201,10 @@ impl ChunkStore for FakeStore {
             return Err(code);
         }
         self.log.push(format!("install {key} v{}", committed.ver));
+        assert_eq!((payload.len() as u32, crc::crc32c(&payload)), (committed.len, committed.checksum));
+        self.rotten.remove(key);
         let meta = ChunkMeta { chunk_size, committed: Some(committed), staged: None };
-        self.chunks.insert(key.clone(), Chunk { meta, committed: payload, staged: Vec::new() });
+        self.chunks.insert(key.clone(), Chunk { meta, committed: payload, staged: Vec::new(), whole: false });
         self.pending.push(Done::Synced { id });
         Ok(())
     }
@@ -190,6 +238,8 @@ pub struct Target {
     pub replica: Replica<Bytes>,
     pub store: FakeStore,
     pub out: Vec<Command<Bytes>>,
+    /// Whom it asked last for a chunk, and under which number.
+    pub asked: (TargetId, u64),
 }
 
 pub const NOW: u64 = 1_000_000;
@@ -198,7 +248,7 @@ pub const LEASE_END: u64 = 1_000_000_000;
 impl Target {
     pub fn new(id: TargetId) -> Target {
         let config = Config { page_chunks: 2, sync_window: 2, ..Config::default() };
-        Target { id, replica: Replica::new(id, config), store: FakeStore::default(), out: Vec::new() }
+        Target { id, replica: Replica::new(id, config), store: FakeStore::default(), out: Vec::new(), asked: (0, 0) }
     }
 
     pub fn at(&mut self, now: u64, event: Event<Bytes>) {
@@ -227,10 +277,19 @@ impl Target {
         {
             staged.durable = true;
         }
+        if let Done::StageFailed { key, .. } = &done {
+            self.store.chunk(key).meta.staged = None;
+            self.store.tidy(key);
+        }
         self.on(Event::Done(done));
     }
 
     pub fn take(&mut self) -> Vec<Command<Bytes>> {
+        for command in &self.out {
+            if let Command::Send { msg: PeerMsg { to, body: Some(Body::Fetch(f)), .. }, .. } = command {
+                self.asked = (*to, f.id);
+            }
+        }
         std::mem::take(&mut self.out)
     }
     /// Messages waiting to be sent, removed from the output.
@@ -347,7 +406,7 @@ impl World {
         let sent: Vec<_> = self.targets.iter_mut().flat_map(Target::sent).collect();
         for (msg, payload) in sent.iter().cloned() {
             if let Some(target) = self.targets.iter_mut().find(|t| t.id == msg.to) {
-                let payload = payload.or_else(|| (!answers(&msg)).then(|| super::support::payload(b"")));
+                let payload = payload.or_else(|| (!answers(&msg)).then(|| crate::support::payload(b"")));
                 target.on(Event::Peer { msg, payload });
             }
         }
@@ -355,8 +414,16 @@ impl World {
     }
     /// Runs until nothing moves.
     pub fn settle(&mut self) {
+        self.settle_but(&[]);
+    }
+    /// Runs until nothing moves; messages of these kinds are lost.
+    pub fn settle_but(&mut self, lost: &[&str]) {
+        let is_lost = |msg: &PeerMsg| lost.iter().any(|kind| name(msg).split(['(', '→']).next() == Some(kind));
         loop {
             self.targets.iter_mut().for_each(Target::finish_io);
+            for target in &mut self.targets {
+                target.out.retain(|c| !matches!(c, Command::Send { msg, .. } if is_lost(msg)));
+            }
             if !self.deliver() {
                 return;
             }
@@ -385,6 +452,8 @@ pub fn name(msg: &PeerMsg) -> String {
         Some(Body::SyncSessions(s)) => format!("SyncSessions({})→{to}", s.rows.len()),
         Some(Body::SyncDone(_)) => format!("SyncDone→{to}"),
         Some(Body::SyncDoneReply(_)) => format!("SyncDoneReply→{to}"),
+        Some(Body::Fetch(f)) => format!("Fetch(v{})→{to}", f.ver),
+        Some(Body::Fetched(f)) => format!("Fetched({:?})→{to}", f.code()),
         None => "nothing".into(),
     }
 }

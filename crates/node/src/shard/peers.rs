@@ -221,7 +221,7 @@ impl Shard {
             self.status.fenced += 1;
             return;
         }
-        let payload = matches!(msg.body, Some(Body::Forward(_) | Body::SyncPut(_))).then(|| Payload {
+        let payload = matches!(msg.body, Some(Body::Forward(_) | Body::SyncPut(_) | Body::Fetched(_))).then(|| Payload {
             len: frame.payload.len() as u32,
             crc: frame.payload_crc,
             data: frame.payload,
@@ -308,6 +308,14 @@ fn check_message(msg: &PeerMsg, frame: &Frame) -> Result<(), String> {
         Some(Body::Query(m)) => check_key(&m.key),
         Some(Body::SyncDrop(m)) => check_key(&m.key),
         Some(Body::Synced(m)) => check_key(&m.key),
+        Some(Body::Fetch(m)) => check_key(&m.key),
+        Some(Body::Fetched(m)) => {
+            let wanted = m.committed.map_or((0, 0), |c| (c.len as usize, c.checksum));
+            if (frame.payload.len(), frame.payload_crc) != wanted {
+                return Err("a chunk sent for a repair and its payload differ".to_owned());
+            }
+            check_key(&m.key)
+        }
         Some(Body::Page(m)) => m.entries.iter().try_for_each(|e| check_key(&e.key)),
         _ => Ok(()),
     }

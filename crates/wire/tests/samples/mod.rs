@@ -241,5 +241,8 @@ fn peers() -> Vec<Sample> {
         peer("SyncSessions", Body::SyncSessions(SyncSessions { rows: vec![session] })),
         peer("SyncDone", Body::SyncDone(SyncDone { remove_floor: 44 })),
         peer("SyncDoneReply", Body::SyncDoneReply(SyncDoneReply {})),
+        peer("Fetch", Body::Fetch(Fetch { id: 9, key: key(), ver: 5, checksum: 0xdead_beef })),
+        peer("Fetched", Body::Fetched(Fetched { id: 9, key: key(), code: 0, committed: Some(committed) })),
+        peer("FetchedFailure", Body::Fetched(Fetched { id: 9, key: key(), code: Code::Corrupt as i32, committed: None })),
     ]
 }

@@ -1,5 +1,9 @@
 //! Stories of a chain: what the protocol promises, one test each.
 
+mod repair;
+mod repair_resync;
+mod repair_updates;
+#[path = "../support/mod.rs"]
 mod support;
 
 use catena_chain::{ClientUpdate, Event, Payload};
