@@ -194,11 +194,6 @@ impl MemDisk {
         self.0.borrow_mut().unreadable.insert(block);
     }
 
-    /// Fills `buf` from `offset` (a multiple of the block size) with what was written. No operation is counted.
-    pub fn peek(&self, offset: u64, buf: &mut [u8]) {
-        self.0.borrow().read(offset, buf);
-    }
-
     /// Block numbers that hold anything.
     pub fn blocks(&self) -> Vec<u64> {
         self.0.borrow().current.keys().copied().collect()

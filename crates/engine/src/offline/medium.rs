@@ -28,7 +28,7 @@ pub trait Medium {
 
 impl Medium for MemDisk {
     fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.peek(offset, buf);
+        buf.copy_from_slice(&self.peek(offset, buf.len()));
         Ok(())
     }
 
