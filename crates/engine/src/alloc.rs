@@ -188,6 +188,11 @@ impl Allocator {
         self.cursor = run.disk + u64::from(run.len);
     }
 
+    /// The next search starts here.
+    pub(crate) fn search_from(&mut self, block: u64) {
+        self.cursor = block;
+    }
+
     /// Takes exactly this run; `false` (with nothing promised about what was taken) if any of it is taken or outside.
     pub(crate) fn set(&mut self, run: Run) -> bool {
         self.change(

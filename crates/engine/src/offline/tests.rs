@@ -305,7 +305,7 @@ impl Medium for Bad {
         if self.blocks.iter().any(|block| block * 4096 < end && (block + 1) * 4096 > offset) {
             return Err(io::Error::other("bad sector"));
         }
-        self.disk.peek(offset, buf);
+        buf.copy_from_slice(&self.disk.peek(offset, buf.len()));
         Ok(())
     }
 

@@ -156,6 +156,7 @@ impl<D: Disk> CowStore<D> {
             if Rc::strong_count(&place) == 1 {
                 for run in &place.runs {
                     self.index_alloc.clear(*run);
+                    self.index_alloc.search_from(run.disk);
                 }
             }
         }

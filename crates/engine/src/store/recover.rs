@@ -432,7 +432,10 @@ impl<D: Disk> Opener<'_, D> {
     /// Makes what was kept durable, and what was dropped impossible to find again.
     fn mend(&mut self, tail: &Tail, known: u64) -> Result<Journal, OpenError> {
         let params = self.params();
-        self.io.flush()?;
+        if !is(Mutation::SkipFlushAtOpen) {
+            // What is redone belongs to records that must not be lost after it.
+            self.io.flush()?;
+        }
         self.redo()?;
         let mut journal = Journal {
             blocks: (params.journal / BLOCK64) as u32,
