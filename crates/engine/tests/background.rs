@@ -2,7 +2,6 @@
 //! and what `replicated` durability promises.
 #![allow(clippy::unwrap_used)]
 
-#[allow(unreachable_pub, missing_docs)]
 mod common;
 
 use bytes::Bytes;

@@ -5,7 +5,6 @@
 //! `CATENA_FSCK_STATES` sets how many crash states are checked per store; `CATENA_FSCK_SEED` starts at another seed.
 #![allow(clippy::unwrap_used)]
 
-#[allow(unreachable_pub, missing_docs)]
 mod common;
 
 use catena_engine::disk::mem::{Event, Image, MemDisk};

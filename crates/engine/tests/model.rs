@@ -2,7 +2,7 @@
 //! with chunks of all sizes, readers that stay for long, and disks that fail.
 //!
 //! `CATENA_MODEL_OPS` sets how many operations all tests here do together (default 1,200,000).
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 

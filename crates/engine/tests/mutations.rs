@@ -2,7 +2,6 @@
 //! histories; and without one nothing is. Prints who caught what. `CATENA_MUTATION` picks one.
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)]
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
