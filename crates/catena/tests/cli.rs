@@ -2,7 +2,16 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::{Command, Output};
+
+use catena_arena::Arena;
+use catena_engine::disk::file::{Backend, Ring};
+use catena_engine::target_dir::{DATA_FILE, TargetDir};
+use catena_engine::{Params, StoreKind};
+use catena_types::crc::crc32c;
+use catena_types::{ChunkKey, ChunkStore, Op, StageRequest, Tag};
 
 fn catena(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_catena"));
@@ -34,9 +43,10 @@ fn every_command_has_help() {
     let help = catena(&["--help"]);
     assert!(help.status.success());
     let listed = text(&help.stdout);
-    for command in
-        ["demo", "dev", "manager", "node", "admin", "status", "put", "get", "cat", "ls", "stat", "rm", "chunk", "bench"]
-    {
+    for command in [
+        "demo", "dev", "manager", "node", "admin", "status", "put", "get", "cat", "ls", "stat", "rm", "chunk", "inspect", "fsck",
+        "bench",
+    ] {
         assert!(listed.contains(&format!("\n  {command} ")), "{command} is not in:\n{listed}");
         let help = catena(&[command, "--help"]);
         assert!(help.status.success() && text(&help.stdout).contains("Usage: catena"), "{command}");
@@ -64,6 +74,9 @@ fn wrong_usage_is_exit_code_2_with_a_reason() {
     refused(&["bench", "engine", "--capacity", "1MiB"], 2, "too small for new-64k");
     refused(&["node", "--id", "0", "--dir", "x"], 2, "0");
     refused(&["rm", "-r", ""], 2, "empty prefix");
+    refused(&["inspect", "x", "--journal", "--free"], 2, "cannot be used with");
+    refused(&["inspect", "x", "--chunk", ""], 2, "1 to 255 bytes");
+    refused(&["fsck"], 2, "required");
 }
 
 #[test]
@@ -118,4 +131,98 @@ fn the_engine_is_measured_without_a_cluster() {
     assert!(lines[4]["replayed"].as_u64().unwrap() > 0, "a kill leaves records: {}", lines[4]);
     assert_eq!(lines[5]["replayed"], 0, "a close leaves none");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the directory is left as it was");
+}
+
+/// A target in `dir` with three chunks, of which one has a staged update; its process has ended without closing it.
+fn make_target(dir: &Path, kind: StoreKind) {
+    let arena = Arena::new(16 << 20);
+    let ring = Ring::new(Backend::Threads, &arena).unwrap();
+    let mut params = Params::new([7; 16], 64 << 20);
+    params.kind = kind;
+    let (_lock, mut store) = TargetDir::open_or_create(dir, &params, &ring, &arena).unwrap();
+    for (name, ver) in [("one", 1), ("two", 1), ("three", 1), ("two", 2), ("three", 2)] {
+        let payload = vec![b'a' + ver as u8; 10_000];
+        let tag = Tag { client: 1, channel: 0, seq: ver };
+        let key = ChunkKey::new(name.as_bytes()).unwrap();
+        let request = StageRequest {
+            key: key.clone(),
+            ver,
+            chain_ver: 1,
+            tag,
+            op: Op::write(0, 10_000),
+            chunk_size: 64 << 10,
+            payload_crc: crc32c(&payload),
+            payload: payload.into(),
+        };
+        store.stage(request).unwrap();
+        let mut done = Vec::new();
+        while done.is_empty() {
+            store.turn(1, &mut done);
+            store.wait();
+        }
+        if (name, ver) != ("three", 2) {
+            store.commit(&key, ver, 1);
+        }
+    }
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {} {}", text(&output.stdout), text(&output.stderr)))
+}
+
+#[test]
+fn a_target_is_shown_and_checked_and_damage_is_found() {
+    for kind in [StoreKind::Cow, StoreKind::InPlace] {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        make_target(dir.path(), kind);
+        let path = dir.path().to_str().unwrap();
+        for what in [&[][..], &["--journal"], &["--checkpoint"], &["--free"], &["--chunk", "two"]] {
+            let args = [&["inspect", path], what].concat();
+            let (shown, machine) = (catena(&args), catena(&[&args[..], &["--json"]].concat()));
+            assert!(shown.status.success() && text(&shown.stdout).lines().count() > 2, "{args:?}: {}", text(&shown.stderr));
+            assert_eq!(json(&machine)["findings"].as_array().map(Vec::len), Some(0), "{args:?}");
+        }
+        let chunk = json(&catena(&["inspect", path, "--chunk", "two", "--json"]));
+        assert_eq!((&chunk["committed"]["ver"], &chunk["committed"]["good"]), (&2.into(), &true.into()), "{chunk}");
+        refused(&["inspect", path, "--chunk", "four"], 3, "no chunk four");
+
+        let checked = catena(&["fsck", path]);
+        assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stdout));
+        assert!(text(&checked.stdout).contains("clean") && text(&checked.stdout).contains("3, 1 staged"));
+
+        // A byte of what is committed, at its place on disk.
+        let one = json(&catena(&["inspect", path, "--chunk", "one", "--json"]));
+        let at = one["committed"]["extents"][0]["offset"].as_u64().unwrap();
+        let file = std::fs::File::options().read(true).write(true).open(dir.path().join(DATA_FILE)).unwrap();
+        file.write_all_at(b"!", at + 5000).unwrap();
+        let checked = catena(&["fsck", path, "--json"]);
+        let report = json(&checked);
+        assert_eq!(checked.status.code(), Some(1), "{report}");
+        let finding = &report["findings"][0];
+        assert_eq!((&finding["class"], &finding["severity"]), (&"data".into(), &"damage".into()), "{report}");
+        assert_eq!(finding["offset"].as_u64(), Some(at + 4096), "{report}");
+        let shown = catena(&["fsck", path]);
+        assert_eq!(shown.status.code(), Some(1));
+        assert!(text(&shown.stdout).contains("chunk one version 1: block 1") && text(&shown.stdout).contains("next:"));
+        assert_eq!(catena(&["fsck", path, "--quick"]).status.code(), Some(0), "the structures are whole");
+    }
+}
+
+#[test]
+fn what_is_not_a_target_or_is_in_use_is_refused() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_str().unwrap();
+    refused(&["fsck", path], 2, "holds no target");
+    refused(&["inspect", path], 1, "holds no target");
+    std::fs::create_dir_all(dir.path().join("node/targets")).unwrap();
+    refused(&["fsck", dir.path().join("node").to_str().unwrap()], 2, "name one of its targets");
+    std::fs::create_dir(dir.path().join("other")).unwrap();
+    std::fs::write(dir.path().join("other").join(DATA_FILE), vec![b'x'; 100_000]).unwrap();
+    refused(&["fsck", dir.path().join("other").to_str().unwrap()], 2, "is not a Catena target");
+    let used = dir.path().join("used");
+    let arena = Arena::new(16 << 20);
+    let ring = Ring::new(Backend::Threads, &arena).unwrap();
+    let _open = TargetDir::open_or_create(&used, &Params::new([7; 16], 64 << 20), &ring, &arena).unwrap();
+    refused(&["fsck", used.to_str().unwrap()], 2, "in use by another process");
+    refused(&["inspect", used.to_str().unwrap()], 1, "in use by another process");
 }

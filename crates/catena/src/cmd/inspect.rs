@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use catena_engine::OpenError;
 use catena_engine::offline::inspect::{self, CheckpointView, ChunkView, FreeView, JournalView, Overview, VersionView};
 use catena_engine::offline::{Finding, TargetFile};
+use catena_engine::target_dir::DATA_FILE;
 use catena_types::ChunkKey;
 use comfy_table::Cell;
 
@@ -66,15 +67,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 /// The target in `dir`; a node's directory is told from it.
 pub(super) fn open(dir: &Path) -> Result<TargetFile> {
-    TargetFile::open(dir).map_err(|e| {
-        let below = dir.join("targets");
-        match &e {
-            OpenError::Io { .. } if below.is_dir() => {
-                Fault::new(format!("{} is a node's directory: name one of its targets, in {}", dir.display(), below.display()))
-            }
-            _ => Fault::new(e.to_string()),
-        }
-    })
+    if !dir.join(DATA_FILE).exists() {
+        let (dir, below) = (dir.display(), dir.join("targets"));
+        return Err(Fault::new(match below.is_dir() {
+            true => format!("{dir} is a node's directory: name one of its targets, in {}", below.display()),
+            false => format!("{dir} holds no target: there is no {DATA_FILE} in it"),
+        }));
+    }
+    TargetFile::open(dir).map_err(|e| Fault::new(e.to_string()))
 }
 
 fn seen<T>(view: std::result::Result<T, OpenError>) -> Result<T> {
@@ -183,9 +183,10 @@ fn show_checkpoint(view: &CheckpointView) {
         let items = counted(slice.items, "item");
         field(&format!("slice {n}"), format_args!("at byte {}, {} bytes, {items}", slice.offset, slice.bytes));
     }
-    if !view.leaves.is_empty() {
-        say!();
+    if view.leaves.is_empty() {
+        return show_findings(&view.findings);
     }
+    say!();
     let mut table = output::table(&["LEAF", "AT BYTE", "BLOCKS", "BYTES", "CHUNKS", "KEYS"], &[0, 1, 2, 3, 4]);
     for (n, leaf) in view.leaves.iter().enumerate() {
         let keys = leaf.keys.as_ref().map_or(String::new(), |(from, to)| format!("{from} to {to}"));
