@@ -165,6 +165,7 @@ impl World {
             self.count_moves(chain.id, routing);
         }
         self.checks.routing = Some(routing.clone());
+        self.spare_the_last(routing);
         self.check_survival(routing, None);
     }
 
@@ -207,6 +208,9 @@ impl World {
                 }
                 if !open.replica.may_serve(self.nodes[n].local(self.now)) {
                     return Some(format!("target {} may not serve", m.target));
+                }
+                if let Some(status) = open.store.not_scrubbed() {
+                    return Some(format!("the scrub of target {} has not passed cleanly: {status:?}", m.target));
                 }
                 if let Some((key, _)) = open.store.chunks().scan(b"", 64).into_iter().find(|(_, m)| m.staged.is_some()) {
                     return Some(format!("target {} still has {key} staged", m.target));

@@ -57,6 +57,11 @@ impl Coverage {
             ("sync_drops", c.sync_drops),
             ("sync_equal", c.sync_equal),
             ("divergences", c.divergences),
+            ("damaged", c.damaged),
+            ("repairs", c.repairs),
+            ("unrepaired", c.unrepaired),
+            ("restaged", c.restaged),
+            ("fetches_served", c.fetches_served),
         ];
         all.iter().for_each(|(name, n)| self.add(&format!("counter {name}"), *n));
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use catena_arena::Arena;
 use catena_chain::Replica;
 use catena_engine::disk::mem::MemDisk;
-use catena_engine::{CowStore, Params};
+use catena_engine::{Background, CowStore, Params, ScrubStatus, StoreKind};
 use catena_types::{ChunkKey, ChunkStore, Code, Done, Time, Ver};
 
 use crate::rng::Rng;
@@ -13,53 +13,89 @@ use crate::store::{Contents, ModelStore};
 /// What survives the process.
 pub(super) enum Medium {
     Model(Contents),
-    Cow(MemDisk),
+    Real(Disk),
+}
+
+/// A disk in memory, and where its data blocks start.
+pub(super) struct Disk {
+    disk: MemDisk,
+    data: u64,
 }
 
 /// An open store.
 pub(super) enum Store {
     Model(Box<ModelStore>),
-    Cow(Box<Cow>),
+    Real(Box<Real>),
 }
 
 /// The real engine, its operations run one by one in any order.
-pub(super) struct Cow {
+pub(super) struct Real {
     store: CowStore<MemDisk>,
     disk: MemDisk,
     rng: Rng,
     mean: Time,
     ready: Vec<Done<Bytes>>,
+    /// Calls that broke the contract, as far as they have been reported.
+    misuse: u64,
+    scrub: Seen,
+}
+
+/// What has been seen of a scrub.
+#[derive(Default)]
+struct Seen {
+    /// Damaged chunks it has found in its present pass.
+    bad: u64,
+    /// Those of all passes that have not been reported.
+    unreported: u64,
+    passes: u64,
+    /// Passes in a row that found nothing, since the faults stopped.
+    clean: u64,
 }
 
 impl Medium {
     /// An empty medium, formatted.
-    pub(super) fn format(real: bool, uuid: [u8; 16], journal_blocks: u64) -> Result<Medium, String> {
-        if !real {
-            return Ok(Medium::Model(Contents::default()));
-        }
+    pub(super) fn format(kind: Option<StoreKind>, uuid: [u8; 16], journal_blocks: u64) -> Result<Medium, String> {
+        let Some(kind) = kind else { return Ok(Medium::Model(Contents::default())) };
         let mut params = Params::new(uuid, 512 * 4096);
+        params.kind = kind;
         params.journal = journal_blocks * 4096;
         params.checkpoint = 64 * 4096;
         let disk = MemDisk::new();
         let store = CowStore::create(disk.clone(), &params, &arena()).map_err(|e| format!("cannot format a target: {e}"))?;
         drop(store);
-        Ok(Medium::Cow(disk.fork()))
+        Ok(Medium::Real(Disk { disk: disk.fork(), data: params.data_offset() }))
+    }
+
+    /// Its disk, and the byte at which data blocks start.
+    pub(super) fn disk(&self) -> Option<(&MemDisk, u64)> {
+        match self {
+            Medium::Model(_) => None,
+            Medium::Real(Disk { disk, data }) => Some((disk, *data)),
+        }
     }
 
     /// Opens the store on it.
     pub(super) fn open(&self, mean: Time, rng: Rng) -> Result<Store, String> {
         match self {
             Medium::Model(contents) => Ok(Store::Model(Box::new(ModelStore::open(contents.clone(), mean, rng)))),
-            Medium::Cow(disk) => {
+            Medium::Real(Disk { disk, .. }) => {
                 let disk = disk.fork();
                 let store =
                     CowStore::open(disk.clone(), &arena()).map_err(|e| format!("cannot open a target after a crash: {e}"))?;
                 store.verify().map_err(|e| format!("invariant 10: space is not exact after recovery: {e}"))?;
                 disk.set_held(true);
-                Ok(Store::Cow(Box::new(Cow { store, disk, rng, mean, ready: Vec::new() })))
+                let mut real = Real { store, disk, rng, mean, ready: Vec::new(), misuse: 0, scrub: Seen::default() };
+                real.look();
+                real.scrub.unreported = 0;
+                Ok(Store::Real(Box::new(real)))
             }
         }
     }
+}
+
+/// Records that opening this disk drops from the end of its journal; `None` if it cannot be opened.
+pub(super) fn dropped_at_open(disk: &MemDisk) -> Option<u64> {
+    CowStore::open(disk.fork(), &arena()).ok().map(|store| store.recovery().dropped)
 }
 
 fn arena() -> Arena {
@@ -70,14 +106,14 @@ impl Store {
     pub(super) fn chunks(&self) -> &dyn ChunkStore<Payload = Bytes> {
         match self {
             Store::Model(store) => store.as_ref(),
-            Store::Cow(cow) => &cow.store,
+            Store::Real(real) => &real.store,
         }
     }
 
     pub(super) fn chunks_mut(&mut self) -> &mut dyn ChunkStore<Payload = Bytes> {
         match self {
             Store::Model(store) => store.as_mut(),
-            Store::Cow(cow) => &mut cow.store,
+            Store::Real(real) => &mut real.store,
         }
     }
 
@@ -85,15 +121,16 @@ impl Store {
     pub(super) fn kick(&mut self, now: Time) -> Option<Time> {
         match self {
             Store::Model(store) => store.kick(now),
-            Store::Cow(cow) => {
-                cow.store.turn(now, &mut cow.ready);
-                if !cow.ready.is_empty() {
+            Store::Real(real) => {
+                real.store.turn(now, &mut real.ready);
+                real.look();
+                if !real.ready.is_empty() {
                     return Some(now);
                 }
-                if cow.disk.waiting() > 0 {
-                    return Some(now + cow.rng.delay(cow.mean / 2));
+                if real.disk.waiting() > 0 {
+                    return Some(now + real.rng.delay(real.mean / 2));
                 }
-                cow.store.next_wake()
+                [real.store.next_wake(), real.store.background_wake()].into_iter().flatten().min()
             }
         }
     }
@@ -102,14 +139,15 @@ impl Store {
     pub(super) fn poll(&mut self, now: Time, out: &mut Vec<Done<Bytes>>) {
         match self {
             Store::Model(store) => store.poll(now, out),
-            Store::Cow(cow) => {
-                let waiting = cow.disk.waiting() as u64;
-                for n in 0..cow.rng.below(waiting + 1).max(u64::from(waiting > 0)) {
+            Store::Real(real) => {
+                let waiting = real.disk.waiting() as u64;
+                for n in 0..real.rng.below(waiting + 1).max(u64::from(waiting > 0)) {
                     let left = waiting - n;
-                    cow.disk.run(cow.rng.below(left) as usize);
+                    real.disk.run(real.rng.below(left) as usize);
                 }
-                out.append(&mut cow.ready);
-                cow.store.turn(now, out);
+                out.append(&mut real.ready);
+                real.store.turn(now, out);
+                real.look();
             }
         }
     }
@@ -118,10 +156,10 @@ impl Store {
     pub(super) fn crash(&mut self) -> Medium {
         match self {
             Store::Model(store) => Medium::Model(store.crash()),
-            Store::Cow(cow) => {
-                let rng = &mut cow.rng;
+            Store::Real(real) => {
+                let rng = &mut real.rng;
                 let odds = rng.below(5);
-                Medium::Cow(cow.disk.crash(|_, _| rng.below(4) < odds))
+                Medium::Real(Disk { disk: real.disk.crash(|_, _| rng.below(4) < odds), data: real.store.params().data_offset() })
             }
         }
     }
@@ -130,7 +168,7 @@ impl Store {
     pub(super) fn kill(&mut self) -> Medium {
         match self {
             Store::Model(store) => Medium::Model(store.crash()),
-            Store::Cow(cow) => Medium::Cow(cow.disk.fork()),
+            Store::Real(real) => Medium::Real(real.medium()),
         }
     }
 
@@ -138,14 +176,14 @@ impl Store {
     pub(super) fn close(&mut self) -> Medium {
         match self {
             Store::Model(store) => Medium::Model(store.close()),
-            Store::Cow(cow) => {
-                cow.disk.set_held(false);
-                while cow.disk.waiting() > 0 {
-                    cow.disk.run(0);
+            Store::Real(real) => {
+                real.disk.set_held(false);
+                while real.disk.waiting() > 0 {
+                    real.disk.run(0);
                 }
                 // A failed target cannot be closed cleanly: what is on the medium stays as it is.
-                let _ = cow.store.close(&mut cow.ready);
-                Medium::Cow(cow.disk.fork())
+                let _ = real.store.close(&mut real.ready);
+                Medium::Real(real.medium())
             }
         }
     }
@@ -167,7 +205,7 @@ impl Store {
     pub(super) fn fail_next(&mut self) {
         match self {
             Store::Model(store) => store.fail_next = true,
-            Store::Cow(cow) => cow.disk.fail_op(cow.disk.ops() + cow.rng.below(4), libc_eio()),
+            Store::Real(real) => real.disk.fail_op(real.disk.ops() + real.rng.below(4), libc_eio()),
         }
     }
 
@@ -175,7 +213,43 @@ impl Store {
     pub(super) fn misuse(&mut self) -> Option<String> {
         match self {
             Store::Model(store) => store.misuse.take(),
-            Store::Cow(_) => None,
+            Store::Real(real) => {
+                let before = std::mem::replace(&mut real.misuse, real.store.stats().misuse);
+                (before != real.misuse).then(|| "the engine has counted it".to_owned())
+            }
+        }
+    }
+
+    /// What is to be done beside; `last` when the faults have stopped.
+    pub(super) fn set_background(&mut self, background: Background, last: bool) {
+        if let Store::Real(real) = self {
+            real.store.set_background(background);
+            if last {
+                real.scrub.clean = 0;
+            }
+        }
+    }
+
+    /// Damaged chunks the scrub has found since the last call.
+    pub(super) fn take_bad(&mut self) -> u64 {
+        match self {
+            Store::Model(_) => 0,
+            Store::Real(real) => std::mem::take(&mut real.scrub.unreported),
+        }
+    }
+
+    /// How the scrub stands, unless a whole pass that began after the faults had stopped has found nothing.
+    pub(super) fn not_scrubbed(&self) -> Option<ScrubStatus> {
+        let Store::Real(real) = self else { return None };
+        // The first clean pass may have begun before.
+        (real.scrub.clean < 2 && !real.store.scan(b"", 1).is_empty()).then(|| real.store.scrub_status())
+    }
+
+    /// Its disk, and the byte at which data blocks start.
+    pub(super) fn disk(&self) -> Option<(&MemDisk, u64)> {
+        match self {
+            Store::Model(_) => None,
+            Store::Real(real) => Some((&real.disk, real.store.params().data_offset())),
         }
     }
 
@@ -183,7 +257,7 @@ impl Store {
     pub(super) fn has_failed(&self) -> bool {
         match self {
             Store::Model(_) => false,
-            Store::Cow(cow) => cow.store.failure().is_some(),
+            Store::Real(real) => real.store.failure().is_some(),
         }
     }
 
@@ -191,22 +265,22 @@ impl Store {
     pub(super) fn bytes(&mut self, now: Time, key: &ChunkKey, ver: Ver, len: u32) -> Option<Bytes> {
         match self {
             Store::Model(store) => store.bytes(key, ver),
-            Store::Cow(cow) => {
-                cow.store.read(u64::MAX, key, ver, 0, len);
+            Store::Real(real) => {
+                real.store.read(u64::MAX, key, ver, 0, len);
                 // An error armed for one operation may strike here: only what stays unreadable is a finding.
                 let mut again = 4;
                 for _ in 0..1000 {
-                    cow.store.turn(now, &mut cow.ready);
-                    let found = cow.ready.iter().position(|d| matches!(d, Done::Read { id: u64::MAX, .. }));
-                    if let Some(Done::Read { result, .. }) = found.map(|n| cow.ready.remove(n)) {
+                    real.store.turn(now, &mut real.ready);
+                    let found = real.ready.iter().position(|d| matches!(d, Done::Read { id: u64::MAX, .. }));
+                    if let Some(Done::Read { result, .. }) = found.map(|n| real.ready.remove(n)) {
                         again -= 1;
                         if result.is_ok() || again == 0 {
                             return result.ok().map(|(bytes, _)| bytes);
                         }
-                        cow.store.read(u64::MAX, key, ver, 0, len);
+                        real.store.read(u64::MAX, key, ver, 0, len);
                     }
-                    if cow.disk.waiting() > 0 {
-                        cow.disk.run(0);
+                    if real.disk.waiting() > 0 {
+                        real.disk.run(0);
                     }
                 }
                 None
@@ -218,6 +292,24 @@ impl Store {
 /// The number of EIO on Linux.
 fn libc_eio() -> i32 {
     5
+}
+
+impl Real {
+    /// Looks at the scrub, after a turn: a pass that has just ended still shows what it found.
+    fn look(&mut self) {
+        let status = self.store.scrub_status();
+        let seen = &mut self.scrub;
+        seen.unreported += status.bad.saturating_sub(seen.bad);
+        seen.bad = status.bad;
+        if status.passes != seen.passes {
+            seen.passes = status.passes;
+            seen.clean = if status.bad == 0 { seen.clean + 1 } else { 0 };
+        }
+    }
+
+    fn medium(&self) -> Disk {
+        Disk { disk: self.disk.fork(), data: self.store.params().data_offset() }
+    }
 }
 
 /// What a version query would be answered by the target.

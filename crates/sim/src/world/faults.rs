@@ -8,7 +8,7 @@ use super::net::Link;
 use super::{Ev, MS, World};
 
 /// The kinds of faults; a plan weighs each.
-pub(super) const KINDS: [&str; 14] = [
+pub(super) const KINDS: [&str; 15] = [
     "kill",
     "power cut of one",
     "power cut of all",
@@ -23,6 +23,7 @@ pub(super) const KINDS: [&str; 14] = [
     "disk failure",
     "corrupt reads",
     "partition one way",
+    "bit rot",
 ];
 
 impl World {
@@ -86,6 +87,7 @@ impl World {
                 self.after(u64::from(self.plan.lease_ms) * MS / 2, Ev::ManagerStart);
             }
             "no room" => self.take_room(node),
+            "bit rot" => self.rot(),
             "disk failure" => {
                 let slot = self.rng.below(self.plan.targets as u64) as usize;
                 if let Some(open) = &mut self.nodes[node].slots[slot].open {
@@ -178,6 +180,7 @@ impl World {
         for node in 0..self.nodes.len() {
             self.nodes[node].paused_until = 0;
             for slot in 0..self.plan.targets {
+                self.set_background(node, slot);
                 self.give_room(node, slot);
             }
             if self.nodes[node].process().is_none() {

@@ -55,6 +55,8 @@ impl Ledger {
 pub(super) struct Recorded<'a> {
     pub(super) store: &'a mut dyn ChunkStore<Payload = Bytes>,
     pub(super) ledger: &'a mut Ledger,
+    /// Its target may serve, and so has nothing to learn from a resync.
+    pub(super) serving: bool,
     /// The first invariant found broken.
     pub(super) broken: Option<String>,
 }
@@ -99,6 +101,10 @@ impl ChunkStore for Recorded<'_> {
         self.store.read(id, key, ver, offset, len);
     }
     fn install(&mut self, id: u64, key: &ChunkKey, size: u32, committed: Committed, payload: Bytes) -> Result<(), Code> {
+        let held = self.store.meta(key).unwrap_or_default();
+        if self.serving && (held.committed != Some(committed) || held.staged.is_some()) {
+            self.broken.get_or_insert(format!("invariant 2: a serving target replaces {key} {held:?} by {committed:?}"));
+        }
         self.store.install(id, key, size, committed, payload)
     }
     fn purge(&mut self, id: u64, key: &ChunkKey) {

@@ -14,6 +14,7 @@ mod manager;
 mod net;
 mod node;
 mod plan;
+mod rot;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -303,7 +304,8 @@ impl World {
             self.now = self.now.max(at);
             self.events += 1;
             if self.events > MAX_EVENTS {
-                return self.fail(format!("liveness: {MAX_EVENTS} events and no end: something goes in circles"));
+                let why = self.why_not_quiet();
+                return self.fail(format!("liveness: {MAX_EVENTS} events and no end: something goes in circles: {why}"));
             }
             self.mix(at);
             self.mix(number);

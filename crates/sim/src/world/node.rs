@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use catena_chain::{Command, Event, Replica, RequestId, answers};
+use catena_engine::{Background, StoreKind};
 use catena_types::{Code, LocalState, Routing, TargetId, Time};
 use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, RegisterReply, RegisterRequest, TargetOffer, TargetReport};
 
@@ -16,6 +17,7 @@ use super::disk::{Medium, Store};
 use super::ledger::Recorded;
 use super::manager::MANAGER;
 use super::net::{DOWN, Frame, Link, Place, UP};
+use super::rot::Rot;
 use super::{Ev, MS, World};
 
 pub(super) struct Node {
@@ -47,6 +49,8 @@ pub(super) struct Slot {
     pub(super) medium: Medium,
     pub(super) open: Option<Open>,
     open_count: u64,
+    /// What is rotten on its disk.
+    pub(super) rot: Rot,
 }
 
 /// An open target.
@@ -89,10 +93,11 @@ impl World {
                 let mut uuid = [0; 16];
                 (uuid[0], uuid[1]) = (n as u8 + 1, t as u8 + 1);
                 let real = self.plan.real_one_in > 0 && self.rng.below(self.plan.real_one_in) == 0;
-                match Medium::format(real, uuid, self.plan.journal_blocks) {
+                let kind = if self.rng.below(self.plan.in_place_one_in) == 0 { StoreKind::InPlace } else { StoreKind::Cow };
+                match Medium::format(real.then_some(kind), uuid, self.plan.journal_blocks) {
                     Ok(medium) => {
-                        let shard = t as u32 % self.plan.shards;
-                        slots.push(Slot { shard, uuid, id: 0, medium, open: None, open_count: 0 });
+                        let (shard, rot) = (t as u32 % self.plan.shards, Rot::default());
+                        slots.push(Slot { shard, uuid, id: 0, medium, open: None, open_count: 0, rot });
                     }
                     Err(e) => self.fail(e),
                 }
@@ -162,6 +167,7 @@ impl World {
     }
 
     fn open_slot(&mut self, node: usize, slot: usize) {
+        self.spare_the_journals_end(node, slot);
         self.opening += 1;
         let (opening, disk, config) = (self.opening, self.plan.disk, self.plan.chain.clone());
         let rng = self.rng.fork();
@@ -171,8 +177,20 @@ impl World {
                 s.open_count += 1;
                 let replica = Replica::new(s.id, config);
                 s.open = Some(Open { replica, store, opening, gate: None, wake: Time::MAX, tick: Time::MAX });
+                self.set_background(node, slot);
             }
             Err(e) => self.fail(e),
+        }
+    }
+
+    /// Tells a store what to do beside; once the faults have stopped, it is to find all rot that is left.
+    pub(super) fn set_background(&mut self, node: usize, slot: usize) {
+        let last = self.faults_stopped;
+        let all = Background { scrub_rate: 1 << 20, scrub_pause: 20 * MS, ..self.plan.background };
+        let background = if last { all } else { self.plan.background };
+        if let Some(open) = &mut self.nodes[node].slots[slot].open {
+            open.store.set_background(background, last);
+            self.kick(node, slot);
         }
     }
 
@@ -238,7 +256,8 @@ impl World {
         let Some(open) = &mut self.nodes[node].slots[slot].open else { return };
         let before = *open.replica.counters();
         let mut out = Vec::new();
-        let mut store = Recorded { store: open.store.chunks_mut(), ledger: &mut self.ledger, broken: None };
+        let serving = open.replica.may_serve(local);
+        let mut store = Recorded { store: open.store.chunks_mut(), ledger: &mut self.ledger, serving, broken: None };
         open.replica.handle(local, event, &mut store, &mut out);
         let broken = store.broken;
         let committed = open.replica.counters().commits != before.commits;
@@ -332,10 +351,13 @@ impl World {
 
     pub(super) fn on_store(&mut self, node: usize, slot: usize, opening: u64) {
         let now = self.now;
-        let Some(open) = self.open_at(node, slot, opening) else { return };
+        // One that was overtaken by an earlier wake has nothing to do.
+        let Some(open) = self.open_at(node, slot, opening).filter(|o| o.wake <= now) else { return };
         open.wake = Time::MAX;
         let mut done = Vec::new();
         open.store.poll(now, &mut done);
+        let bad = open.store.take_bad();
+        self.coverage.add("rot found by the scrub", bad);
         for done in done {
             if self.open_at(node, slot, opening).is_some() {
                 self.give(node, slot, Event::Done(done));
@@ -347,7 +369,8 @@ impl World {
     }
 
     pub(super) fn on_tick(&mut self, node: usize, slot: usize, opening: u64) {
-        let Some(open) = self.open_at(node, slot, opening) else { return };
+        let now = self.now;
+        let Some(open) = self.open_at(node, slot, opening).filter(|o| o.tick <= now) else { return };
         open.tick = Time::MAX;
         self.give(node, slot, Event::Tick);
     }

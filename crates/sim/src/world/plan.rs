@@ -1,6 +1,7 @@
 //! What a seed decides before anything happens: sizes, speeds, limits and which faults there are.
 
 use catena_chain::Config;
+use catena_engine::Background;
 use catena_types::Time;
 
 use super::MS;
@@ -43,6 +44,12 @@ pub struct Plan {
     pub chain: Config,
     /// One of so many media is that of the real engine; 0: none.
     pub real_one_in: u64,
+    /// One of so many of these keeps chunks in place.
+    pub in_place_one_in: u64,
+    /// The node whose disks rot.
+    pub rotting: usize,
+    /// What the real engine does beside.
+    pub background: Background,
     /// Journal of the real engine in blocks.
     pub journal_blocks: u64,
     /// Length of the phase with faults.
@@ -67,6 +74,12 @@ impl Plan {
         let duration = (2 * ops * think / (clients * lanes) as u64).clamp(1000 * MS, 30_000 * MS);
         let net = *rng.pick(&[50_000, 200_000, MS, 5 * MS]);
         let weights = super::faults::KINDS.iter().map(|_| if rng.chance(1, 3) { 0 } else { rng.between(1, 6) }).collect();
+        let background = Background {
+            scrub_rate: if rng.chance(1, 2) { 0 } else { rng.between(20_000, 2_000_000) },
+            scrub_pause: rng.between(1, 500) * MS,
+            compact_rate: *rng.pick(&[0, 32 << 20]),
+            punch_after: *rng.pick(&[None, Some(MS), Some(300 * MS), Some(30_000 * MS)]),
+        };
         Plan {
             nodes,
             shards: rng.between(1, 2) as u32,
@@ -88,8 +101,13 @@ impl Plan {
                 page_chunks: rng.between(1, 3) as usize,
                 sync_window: rng.between(1, 3) as usize,
                 session_batch: rng.between(1, 3) as usize,
+                repair_window: rng.between(1, 3) as usize,
+                max_damaged: if rng.chance(1, 8) { rng.between(2, 4) } else { 1000 },
             },
             real_one_in: *rng.pick(&[0, 0, 1, 2]),
+            in_place_one_in: *rng.pick(&[1, 2, 1000]),
+            rotting: rng.below(nodes as u64) as usize,
+            background,
             journal_blocks: *rng.pick(&[16, 32, 128]),
             duration,
             liveness_bound: 400_000 * MS,

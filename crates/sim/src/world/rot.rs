@@ -1,0 +1,134 @@
+//! Bit rot: bits flip in data blocks of one node's disks, open or closed.
+//!
+//! Only one node rots in a run, so that at most one replica of a chunk is damaged at a time; and its rot is taken back, as
+//! if it had never been, where nobody else could have good bytes. So everything can be demanded to be whole at the end.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use catena_arena::{AlignedBuf, Arena};
+use catena_engine::disk::mem::MemDisk;
+use catena_engine::disk::{BLOCK_BYTES, Disk, Io, IoOp};
+use catena_types::crc::crc32c;
+use catena_types::{PublicState, Routing, TargetId};
+
+use super::World;
+use crate::rng::Rng;
+
+/// What is rotten on one disk, by block. A block that has been written since is not.
+#[derive(Default)]
+pub(super) struct Rot(BTreeMap<u64, Rotten>);
+
+struct Rotten {
+    /// Byte and bit.
+    flips: Vec<(u64, u8)>,
+    /// CRC-32C of the block as it is now.
+    crc: u32,
+}
+
+impl Rot {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Flips a bit in about one of `one_in` data blocks, which start at byte `data`. Returns how many.
+    pub(super) fn strike(&mut self, disk: &MemDisk, data: u64, one_in: u64, rng: &mut Rng) -> u64 {
+        let mut struck = 0;
+        for block in disk.blocks().into_iter().filter(|b| b * BLOCK_BYTES >= data) {
+            if rng.below(one_in) > 0 {
+                continue;
+            }
+            struck += 1;
+            let flip = (block * BLOCK_BYTES + rng.below(BLOCK_BYTES), rng.below(8) as u8);
+            let mut flips = self.0.remove(&block).filter(|r| r.crc == crc_of(disk, block)).map_or(Vec::new(), |r| r.flips);
+            disk.flip(flip.0, flip.1);
+            flips.push(flip);
+            self.0.insert(block, Rotten { flips, crc: crc_of(disk, block) });
+        }
+        struck
+    }
+
+    /// Takes it back wherever the block has not been written since.
+    pub(super) fn take_back(&self, disk: &MemDisk) {
+        for (block, rotten) in &self.0 {
+            if rotten.crc == crc_of(disk, *block) {
+                rotten.flips.iter().for_each(|(byte, bit)| disk.flip(*byte, *bit));
+            }
+        }
+    }
+}
+
+fn crc_of(disk: &MemDisk, block: u64) -> u32 {
+    let mut copy = disk.fork();
+    let buf: AlignedBuf = Arena::new(0).take_or_alloc(BLOCK_BYTES as usize);
+    copy.submit(Io { id: 0, op: IoOp::Read { offset: block * BLOCK_BYTES, buf } });
+    copy.kick();
+    let mut done = Vec::new();
+    copy.poll(&mut done);
+    let bytes: Option<Bytes> = done.pop().and_then(|c| c.result.ok().flatten()).map(AlignedBuf::freeze);
+    bytes.map_or(0, |bytes| crc32c(&bytes))
+}
+
+impl World {
+    /// A disk of the node that rots loses some bits, if somebody else has what is on it.
+    pub(super) fn rot(&mut self) {
+        let node = self.plan.rotting;
+        let slot = self.rng.below(self.plan.targets as u64) as usize;
+        let one_in = self.rng.between(1, 8);
+        let target = self.nodes[node].slots[slot].id;
+        if alone(&self.manager.routing(), target) {
+            return self.coverage.hit("rot held back");
+        }
+        let s = &mut self.nodes[node].slots[slot];
+        let disk = s.open.as_ref().map_or_else(|| s.medium.disk(), |open| open.store.disk());
+        let Some((disk, data)) = disk else { return };
+        let struck = s.rot.strike(disk, data, one_in, &mut self.rng);
+        self.coverage.add("rot blocks", struck);
+        if s.open.is_none() {
+            self.coverage.add("rot blocks while closed", struck);
+        }
+        self.note(|| format!("bits flip in {struck} blocks of t{target}"));
+    }
+
+    /// Where the rotting target is the last one to have its chain's data, it never rotted.
+    pub(super) fn spare_the_last(&mut self, routing: &Routing) {
+        let node = self.plan.rotting;
+        for slot in 0..self.nodes[node].slots.len() {
+            let s = &self.nodes[node].slots[slot];
+            if !s.rot.is_empty() && alone(routing, s.id) {
+                self.take_back(node, slot);
+            }
+        }
+    }
+
+    fn take_back(&mut self, node: usize, slot: usize) {
+        let s = &mut self.nodes[node].slots[slot];
+        let disk = s.open.as_ref().map_or_else(|| s.medium.disk(), |open| open.store.disk());
+        if let Some((disk, _)) = disk {
+            s.rot.take_back(disk);
+        }
+        s.rot = Rot::default();
+        self.coverage.hit("rot taken back");
+        self.note(|| format!("rot of node {} slot {slot} is taken back", node + 1));
+    }
+
+    /// The end of a journal whose data has rotted cannot be told from one that a power cut tore, and is dropped: a limit of
+    /// the engine that is known, and not what is tested here.
+    pub(super) fn spare_the_journals_end(&mut self, node: usize, slot: usize) {
+        let s = &self.nodes[node].slots[slot];
+        let Some((disk, _)) = s.medium.disk().filter(|_| !s.rot.is_empty()) else { return };
+        let clean = disk.fork();
+        s.rot.take_back(&clean);
+        let dropped = |disk: &MemDisk| super::disk::dropped_at_open(disk);
+        if dropped(disk) != dropped(&clean) {
+            self.take_back(node, slot);
+        }
+    }
+}
+
+/// Whether nobody but `target` has the data of its chain for sure.
+fn alone(routing: &Routing, target: TargetId) -> bool {
+    let chain = routing.target(target).and_then(|t| routing.chain(t.chain));
+    let has_data = |state: PublicState| matches!(state, PublicState::Serving | PublicState::LastSrv);
+    !chain.is_some_and(|c| c.members.iter().any(|m| m.target != target && has_data(m.state())))
+}
