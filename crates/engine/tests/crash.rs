@@ -3,7 +3,7 @@
 //!
 //! `CATENA_CRASH_STATES` sets how many different images all tests here open together (default 104,000);
 //! `CATENA_CRASH_SEED` starts at another seed.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 

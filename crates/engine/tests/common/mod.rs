@@ -3,7 +3,7 @@
 //!
 //! Nothing here knows the disk format: only [`Params`], the public calls and the disk's interface are used, so that every
 //! test can run for every kind of store in [`KINDS`].
-#![allow(dead_code, missing_docs, unreachable_pub, unused_imports, clippy::unwrap_used)]
+#![allow(dead_code, missing_docs, unreachable_pub, unused_imports, clippy::unwrap_used, clippy::print_stdout)]
 
 pub mod cuts;
 pub mod direct;
