@@ -114,6 +114,39 @@ fn the_targets_of_a_killed_node_are_not_damaged() {
     });
 }
 
+/// Stores in place in a cluster: linearizable while every node is killed once, shown by the commands, sound on disk.
+#[test]
+fn stores_in_place_lose_nothing_acknowledged() {
+    let mut cluster = Cluster::with_options(3, 2, 3, "1GiB", &["--store", "in-place", "--scrub-rate", "64MiB"]);
+    runtime().block_on(async {
+        let plan = Plan { clients: 8, chunks: 6, chunk_size: 64 << 10, deadline: PATIENCE };
+        let load = Workload::start(&cluster.manager, plan).await;
+        for node in 0..3 {
+            progress(&load, &cluster).await;
+            cluster.kill_node(node);
+            for target in 0..2 {
+                let dir = text(&cluster.node_dir(node).join(format!("targets/{target}")));
+                let found = cluster.run(&["fsck", &dir]);
+                assert_eq!(found.status.code(), Some(0), "{dir}: {}", String::from_utf8_lossy(&found.stdout));
+            }
+            cluster.start_node(node);
+            progress(&load, &cluster).await;
+            cluster.wait_healthy();
+        }
+        let (history, _) = load.finish().await;
+        history.check().unwrap_or_else(|v| panic!("{v}"));
+    });
+    (0..6).for_each(|chunk| same_at_every_replica(&cluster, &format!("shared/{chunk}")));
+    assert!(cluster.ok(&["status"]).contains("in place, flush"));
+    let target: serde_json::Value = serde_json::from_str(&cluster.ok(&["target", "1", "--scrub", "--json"])).expect("JSON");
+    assert_eq!((target["store"].as_str(), target["damaged"].as_u64()), (Some("in place"), Some(0)), "{target}");
+    assert!(target["values"]["bytes_applied"].as_u64().is_some() && target["histograms"]["stage_nanoseconds"].is_object());
+    cluster.eventually("a scrub pass ends", |c| {
+        let target: serde_json::Value = serde_json::from_str(&c.ok(&["target", "1", "--json"])).expect("JSON");
+        target["scrub"]["passes"].as_u64().is_some_and(|n| n > 0) && target["scrub"]["bad"] == 0
+    });
+}
+
 #[test]
 fn objects_come_back_as_they_went_in_over_a_restart() {
     let mut cluster = Cluster::start(3, 2, 3);

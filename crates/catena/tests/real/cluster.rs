@@ -19,6 +19,8 @@ pub(crate) struct Cluster {
     nodes: Vec<Option<Child>>,
     targets: u32,
     capacity: &'static str,
+    /// More options of every node.
+    options: &'static [&'static str],
 }
 
 impl Cluster {
@@ -29,9 +31,20 @@ impl Cluster {
 
     /// The same with targets of `capacity`.
     pub(crate) fn with_capacity(nodes: usize, targets: u32, replicas: u32, capacity: &'static str) -> Cluster {
+        Cluster::with_options(nodes, targets, replicas, capacity, &[])
+    }
+
+    /// The same with more options for every node.
+    pub(crate) fn with_options(
+        nodes: usize,
+        targets: u32,
+        replicas: u32,
+        capacity: &'static str,
+        options: &'static [&'static str],
+    ) -> Cluster {
         let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
         let manager = format!("127.0.0.1:{}", free_port());
-        let mut cluster = Cluster { dir, manager, manager_process: None, nodes: Vec::new(), targets, capacity };
+        let mut cluster = Cluster { dir, manager, manager_process: None, nodes: Vec::new(), targets, capacity, options };
         cluster.start_manager();
         cluster.nodes.resize_with(nodes, || None);
         for node in 0..nodes {
@@ -68,7 +81,7 @@ impl Cluster {
         let targets = self.targets.to_string();
         let args = ["node", "--id", &id.to_string(), "--dir", &text(dir), "--manager", &self.manager];
         let sizes = ["--targets", &targets, "--shards", "1", "--capacity", self.capacity, "--journal", "4MiB"];
-        args.iter().chain(&sizes).map(|s| s.to_string()).collect()
+        args.iter().chain(&sizes).chain(self.options).map(|s| s.to_string()).collect()
     }
 
     fn spawn(&self, name: &str, args: &[&str]) -> Child {
