@@ -13,9 +13,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use catena_arena::Arena;
 use catena_engine::disk::mem::MemDisk;
-use catena_engine::disk::{Io, IoOp};
 use catena_engine::offline::{Options, fsck};
-use catena_engine::{CowStore, Disk, FORMAT, OpenError, Params, StoreKind};
+use catena_engine::{CowStore, FORMAT, OpenError, Params, StoreKind};
 use catena_types::crc::crc32c;
 use catena_types::{ChunkKey, ChunkStore, Committed, Done, Op, OpKind, SessionId, SessionRow, StageRequest, Tag};
 
@@ -218,8 +217,7 @@ fn path(name: &str) -> PathBuf {
 fn encode(disk: &MemDisk) -> String {
     let mut out = String::new();
     for block in disk.blocks() {
-        let mut bytes = vec![0; 4096];
-        disk.peek(block * 4096, &mut bytes);
+        let bytes = disk.peek(block * 4096, 4096);
         let mut at = 0;
         while at < bytes.len() {
             let run = |from: usize| bytes[from..].iter().take_while(|&&b| b == bytes[from]).count();
@@ -242,7 +240,7 @@ fn encode(disk: &MemDisk) -> String {
 }
 
 fn decode(text: &str) -> MemDisk {
-    let mut blocks: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let disk = MemDisk::new();
     let number = |word: &str| u64::from_str_radix(word, 16).unwrap();
     for line in text.lines() {
         let words: Vec<&str> = line.split(' ').collect();
@@ -250,16 +248,8 @@ fn decode(text: &str) -> MemDisk {
         if let Some(count) = words.get(2) {
             bytes = bytes.repeat(number(count) as usize);
         }
-        let offset = number(words[0]);
-        let block = blocks.entry(offset / 4096).or_insert_with(|| vec![0; 4096]);
-        block[(offset % 4096) as usize..][..bytes.len()].copy_from_slice(&bytes);
+        disk.poke(number(words[0]), &bytes);
     }
-    let mut disk = MemDisk::new();
-    for (block, data) in blocks {
-        disk.submit(Io { id: 0, op: IoOp::Write { offset: block * 4096, data: data.into() } });
-    }
-    disk.kick();
-    disk.poll(&mut Vec::new());
     disk
 }
 

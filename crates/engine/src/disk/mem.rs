@@ -184,9 +184,17 @@ impl MemDisk {
     /// What reads see at `offset`.
     pub fn peek(&self, offset: u64, len: usize) -> Vec<u8> {
         let inner = self.0.borrow();
-        (offset..offset + len as u64)
-            .map(|at| inner.current.get(&(at / BLOCK_BYTES)).map_or(0, |page| page[(at % BLOCK_BYTES) as usize]))
-            .collect()
+        let mut out = vec![0; len];
+        let mut at = 0;
+        while at < len {
+            let (page, from) = ((offset + at as u64) / BLOCK_BYTES, ((offset + at as u64) % BLOCK_BYTES) as usize);
+            let n = (len - at).min(PAGE - from);
+            if let Some(bytes) = inner.current.get(&page) {
+                out[at..at + n].copy_from_slice(&bytes[from..from + n]);
+            }
+            at += n;
+        }
+        out
     }
 
     /// Makes a block unreadable (reads of it fail) until it is written again.

@@ -136,13 +136,9 @@ impl Target<'_> {
         let expected =
             |a: &Append| (a.append, a.first_seq, a.prev) == (place.append, place.seq, place.prev) && a.blocks() <= left;
         let start = self.read(self.journal_byte(place.pos), BLOCK as usize);
-        let header = append_header(&start, place.pos, self.uuid_crc);
-        let blocks = match &header {
-            // Of an earlier lap, or of what was behind an end that was written anew.
-            Some(other) if !expected(other) => return Found::Nothing,
-            Some(this) => this.blocks(),
-            None => left.min((SEARCH / BLOCK64) as u32),
-        };
+        // A header of another append does not mean that nothing is here: the parity may hold what was written over it.
+        let header = append_header(&start, place.pos, self.uuid_crc).filter(expected);
+        let blocks = header.as_ref().map_or(left.min((SEARCH / BLOCK64) as u32), Append::blocks);
         let stored = self.window(place.pos, blocks);
         let read = parity::read(&stored, |plain| {
             let Some(append) = append_header(plain, place.pos, self.uuid_crc).filter(expected) else {

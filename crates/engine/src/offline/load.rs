@@ -84,11 +84,11 @@ impl Target<'_> {
             }
         };
         let (offset, known) = (self.journal_byte(place.pos), replay.known);
-        let dropped = replay.end();
+        replay.end();
         if place.seq <= known {
             let what = format!("records {} to {known} were durable and are not there", place.seq);
             self.note(Class::Journal, Severity::Fatal, offset, what);
-        } else if torn > 0 && !dropped {
+        } else if torn > 0 {
             counts.dropped += u64::from(torn);
             let what = format!("the append of {torn} records from {} on is not whole", place.seq);
             self.note(Class::Dropped, Severity::Info, offset, what);
@@ -140,8 +140,8 @@ impl Replay<'_> {
         }
     }
 
-    /// Applies of the tail what counts; `true` if something does not.
-    fn end(mut self) -> bool {
+    /// Applies of the tail what counts.
+    fn end(mut self) {
         let tail: Vec<Pending> = std::mem::take(&mut self.tail).into();
         let (kept, bad) = self.kept(&tail);
         tail[..kept].iter().for_each(|next| self.apply(next));
@@ -151,7 +151,6 @@ impl Replay<'_> {
             let what = format!("data of record {seq} is not what it says: {left} records from it on do not count");
             self.target.note(Class::Dropped, Severity::Info, offset, what);
         }
-        left > 0
     }
 
     /// How many records of the tail count, and the record and the byte where the data is not what the first of the others

@@ -10,7 +10,6 @@ use super::inspect::{checkpoint, free, journal, overview};
 use super::{Class, Medium, Options, Report, Severity, fsck};
 use crate::alloc::Run;
 use crate::disk::mem::MemDisk;
-use crate::disk::{Disk, Io, IoOp};
 use crate::format::journal::{Append, Placed, Record, StageRecord};
 use crate::format::leaf::{ChunkItem, LeafRef, encode_leaf, leaf_blocks};
 use crate::format::slice::{CheckpointItem, StagedItem, finish_slice, new_slice};
@@ -71,18 +70,18 @@ impl Target {
             let crc = seal(uuid_crc, &entries);
             let place = self.places.get(n).copied().unwrap_or(at);
             let runs = vec![Run { disk: place, len: leaf_blocks(entries.len()) as u32 }];
-            put(&disk, self.params.index_offset() + place * 4096, &encode_leaf(&entries, crc));
+            disk.poke(self.params.index_offset() + place * 4096, &encode_leaf(&entries, crc));
             at = place + u64::from(runs[0].len);
             CheckpointItem::Leaf(LeafRef { bytes: entries.len() as u32, crc, runs }).encode(&mut slice);
         }
         self.items.iter().for_each(|item| item.encode(&mut slice));
         let stored = finish_slice(slice, 2, 0, uuid_crc);
-        put(&disk, self.params.checkpoint_offset(0), &stored);
+        disk.poke(self.params.checkpoint_offset(0), &stored);
         self.write_journal(&disk, uuid_crc);
         let checkpoint =
             CheckpointRef { slices: 1, bytes: stored.len() as u64, generation: 2, append: 1, ..CheckpointRef::default() };
         let superblock = Superblock { generation: 2, params: self.params, checkpoint };
-        SUPERBLOCK_OFFSETS.iter().for_each(|offset| put(&disk, *offset, &superblock.encode()));
+        SUPERBLOCK_OFFSETS.iter().for_each(|offset| disk.poke(*offset, &superblock.encode()));
         disk
     }
 
@@ -104,7 +103,7 @@ impl Target {
                 prev,
             };
             let plain = [append.encode(uuid_crc), body].concat();
-            put(disk, self.params.journal_offset() + u64::from(pos) * 4096, &parity::protect(&plain));
+            disk.poke(self.params.journal_offset() + u64::from(pos) * 4096, &parity::protect(&plain));
             pos += append.blocks();
             prev = append.id(uuid_crc);
             first_seq += records.len() as u64;
@@ -127,13 +126,6 @@ impl Target {
         assert_eq!((first.class, first.severity, first.offset), (class, severity, offset), "{:#?}", report.findings);
         assert!(first.what.contains(says), "{}", first.what);
     }
-}
-
-fn put(disk: &MemDisk, offset: u64, bytes: &[u8]) {
-    let mut handle = disk.clone();
-    handle.submit(Io { id: 0, op: IoOp::Write { offset, data: Bytes::copy_from_slice(bytes) } });
-    handle.kick();
-    handle.poll(&mut Vec::new());
 }
 
 fn key(name: &str) -> ChunkKey {
@@ -305,8 +297,7 @@ impl Medium for Bad {
         if self.blocks.iter().any(|block| block * 4096 < end && (block + 1) * 4096 > offset) {
             return Err(io::Error::other("bad sector"));
         }
-        self.disk.peek(offset, buf);
-        Ok(())
+        Medium::read(&self.disk, offset, buf)
     }
 
     fn size(&self) -> Option<u64> {
