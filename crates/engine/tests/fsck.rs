@@ -421,7 +421,7 @@ fn bytes_behind_the_end_of_a_chunk_are_found_to_the_byte() {
             }
             tried += 1;
             let disk = subject.now.fork();
-            let byte = offset + u64::from(inside) + 1;
+            let byte = offset + u64::from(inside);
             disk.flip(byte, 2);
             let report = check(&disk);
             let what = format!("{} {key} of {len} bytes: {:#?}", subject.what, report.findings);
