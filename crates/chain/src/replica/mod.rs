@@ -107,6 +107,15 @@ impl<P: Clone> Replica<P> {
         }
     }
 
+    /// The manager has said which target this is: starts over, but for what is known of the disk, which may have failed by
+    /// then, and for numbers that the store may still answer to.
+    pub fn set_target(&mut self, me: TargetId) {
+        let Replica { condition, mut damage, attempt, next_id, counters, config, .. } =
+            std::mem::replace(self, Replica::new(me, self.config.clone()));
+        damage.stand_down();
+        *self = Replica { condition, damage, attempt, next_id, counters, ..Replica::new(me, config) };
+    }
+
     /// Takes one event and appends what is to be done to `out`, in order. `now` was read after the event came in.
     pub fn handle(&mut self, now: Time, event: Event<P>, store: &mut dyn ChunkStore<Payload = P>, out: &mut Vec<Command<P>>) {
         let cx = &mut Cx { now, store, out };

@@ -336,3 +336,14 @@ fn a_disk_that_damages_too_many_chunks_fails() {
     w.t(1).on(read(5, 1));
     assert_eq!(w.t(1).read_replies()[0].1, Code::NotServing);
 }
+
+#[test]
+fn what_is_known_of_the_disk_outlives_the_adoption() {
+    let mut t = Target::new(0);
+    t.on(Event::Done(Done::Damaged { key: key("a"), ver: 1 }));
+    t.replica.set_target(7);
+    assert_eq!(t.replica.damaged(), 1);
+    t.on(Event::Done(Done::Failed { reason: "EIO".into() }));
+    t.replica.set_target(7);
+    assert_eq!(t.replica.report().state, LocalState::Failed);
+}

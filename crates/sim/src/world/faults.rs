@@ -26,6 +26,9 @@ pub(super) const KINDS: [&str; 15] = [
     "bit rot",
 ];
 
+/// Which of them is bit rot.
+pub(super) const ROT: usize = 14;
+
 impl World {
     /// Whether frames from one end do not reach the other.
     pub(super) fn blocked(&self, from: usize, to: usize) -> bool {
@@ -175,6 +178,8 @@ impl World {
     pub(super) fn stop_faults(&mut self) {
         self.note(|| "the faults stop".into());
         self.faults_stopped = true;
+        // A disk with more damage than that stays out of its chain until somebody replaces it: here its damage is mended.
+        self.plan.chain.max_damaged = u64::MAX;
         self.net.blocked.clear();
         self.start_manager();
         for node in 0..self.nodes.len() {

@@ -585,11 +585,10 @@ impl World {
             return;
         }
         p.incarnation = reply.incarnation;
-        let config = self.plan.chain.clone();
         for (slot, &id) in n.slots.iter_mut().zip(&reply.targets) {
             slot.id = id;
             if let Some(open) = &mut slot.open {
-                open.replica = Replica::new(id, config.clone());
+                open.replica.set_target(id);
             }
         }
         self.at(self.now, Ev::Beat { node, process });

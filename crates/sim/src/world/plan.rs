@@ -73,7 +73,12 @@ impl Plan {
         let think = rng.between(2, 40) * MS;
         let duration = (2 * ops * think / (clients * lanes) as u64).clamp(1000 * MS, 30_000 * MS);
         let net = *rng.pick(&[50_000, 200_000, MS, 5 * MS]);
-        let weights = super::faults::KINDS.iter().map(|_| if rng.chance(1, 3) { 0 } else { rng.between(1, 6) }).collect();
+        let mut weights: Vec<u64> =
+            super::faults::KINDS.iter().map(|_| if rng.chance(1, 3) { 0 } else { rng.between(1, 6) }).collect();
+        if rng.chance(1, 3) {
+            // Most of it hits what no chunk uses any more.
+            weights[super::faults::ROT] = 40;
+        }
         let background = Background {
             scrub_rate: if rng.chance(1, 2) { 0 } else { rng.between(20_000, 2_000_000) },
             scrub_pause: rng.between(1, 500) * MS,

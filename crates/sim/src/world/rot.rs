@@ -74,7 +74,7 @@ impl World {
     pub(super) fn rot(&mut self) {
         let node = self.plan.rotting;
         let slot = self.rng.below(self.plan.targets as u64) as usize;
-        let one_in = self.rng.between(1, 8);
+        let one_in = self.rng.between(1, 4);
         let target = self.nodes[node].slots[slot].id;
         if alone(&self.manager.routing(), target) {
             return self.coverage.hit("rot held back");
