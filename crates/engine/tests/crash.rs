@@ -72,7 +72,7 @@ fn power_cuts_on_a_quick_disk() {
 /// The journal is so small that checkpoints and laps are common, and appends have to wait.
 #[test]
 fn power_cuts_on_a_slow_disk() {
-    let counts = run("slow disk", 26, 8, |kind, seed| {
+    let counts = run("slow disk", 18, 8, |kind, seed| {
         let (world, disk) = small_world(kind, seed, 40, if seed.is_multiple_of(2) { 16 } else { 40 }, &[4096, 8192, 16384]);
         Trace::record(seed, &disk, world, |w| live(w, &disk, 250, true))
     });
@@ -96,6 +96,23 @@ fn power_cuts_with_large_chunks() {
         let (world, disk) = small_world(kind, seed, 160, 24, &[64 << 10, 256 << 10]);
         Trace::record(seed, &disk, world, |w| live(w, &disk, 200, seed % 3 > 0))
     });
+}
+
+/// Fragmented chunks are moved, freed space is punched, everything is scrubbed, all the time.
+#[test]
+fn power_cuts_beside_background_work() {
+    let counts = run("background work", 8, 6, |kind, seed| {
+        let (mut world, disk) = small_world(kind, seed, 1500, 40, &[64 << 10, 128 << 10]);
+        world.keys = (0..8).map(|n| direct::key(&format!("chunk {n}"))).collect();
+        world.scatter = true;
+        world.mix = Mix { update: 150, read: 300, install: 3, purge: 3, removes: 3, turn: 300, ..WRITES };
+        world.with_background(BUSY);
+        // Until there is something to do.
+        live(&mut world, &disk, 1500, false);
+        Trace::record(seed, &disk, world, |w| live(w, &disk, 300, seed % 3 > 0))
+    });
+    let moved = counts.moved > 0 || !KINDS.contains(&StoreKind::Cow);
+    assert!(moved && counts.punched > 0 || counts.images < 5_000, "{counts:?}");
 }
 
 /// Bursts of long records, larger than the journal: what is applied goes into checkpoints directly.

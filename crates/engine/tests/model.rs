@@ -1,7 +1,7 @@
 //! Random operations against a plain in-memory model: metadata after every operation, bytes on every read, space exact;
 //! with chunks of all sizes, readers that stay for long, and disks that fail.
 //!
-//! `CATENA_MODEL_OPS` sets how many operations all tests here do together (default 1,200,000).
+//! `CATENA_MODEL_OPS` sets how many operations all tests here do together (default 700,000).
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
@@ -9,12 +9,12 @@ mod common;
 use std::collections::BTreeMap;
 
 use catena_engine::disk::mem::{Fault, MemDisk, What};
-use catena_engine::{CowStore, StoreKind};
+use catena_engine::{Background, CowStore, StoreKind};
 use catena_types::{ChunkStore, Op};
 use common::*;
 
 /// Operations of all tests here when nothing else is asked for, and the sum of the numbers written into the tests.
-const OPS: u64 = 1_200_000;
+const OPS: u64 = 700_000;
 const WRITTEN: u64 = 400_000;
 const EIO: i32 = libc::EIO;
 const ENOSPC: i32 = libc::ENOSPC;
@@ -41,6 +41,8 @@ struct Setup {
     mix: Mix,
     slow: bool,
     slow_reads: bool,
+    scatter: bool,
+    background: Background,
 }
 
 impl Default for Setup {
@@ -55,6 +57,8 @@ impl Default for Setup {
             mix: Mix::default(),
             slow: false,
             slow_reads: false,
+            scatter: false,
+            background: Background::default(),
         }
     }
 }
@@ -69,6 +73,8 @@ impl Setup {
         world.sizes = self.sizes.to_vec();
         world.mix = self.mix;
         world.slow_reads = self.slow_reads;
+        world.scatter = self.scatter;
+        world.with_background(self.background);
         if self.slow {
             disk.set_held(true);
             world.slow = Some(disk.clone());
@@ -126,6 +132,8 @@ impl CountStats for World<MemDisk> {
     fn count_stats(&mut self, stats: catena_engine::Stats) {
         *self.counts.entry("checkpoints").or_default() += stats.checkpoints;
         *self.counts.entry("stalls").or_default() += stats.stalls;
+        *self.counts.entry("compacted").or_default() += stats.compacted;
+        *self.counts.entry("MiB punched").or_default() += stats.bytes_punched >> 20;
         assert_eq!((stats.misuse, stats.corrupt_reads), (0, 0));
     }
 }
@@ -190,6 +198,31 @@ fn readers_that_stay_keep_their_bytes() {
     let setup = Setup { capacity: 80, journal: 16, keys: 4, mix, slow: true, slow_reads: true, ..Setup::default() };
     let counts = setup.runs(60..68, 8_000);
     assert!(counts["most reads at once"] >= 20 || !enough(), "{counts:?}");
+}
+
+/// More pages of checksums than the store keeps in memory: they are written, given up and read again all the time, while a
+/// slow disk does things in any order.
+#[test]
+fn random_operations_with_many_pages_of_checksums() {
+    let mix = Mix { update: 300, read: 200, install: 4, purge: 2, removes: 3, ..Mix::default() };
+    let sizes = &[64 << 10, 128 << 10, 256 << 10];
+    let setup = Setup { capacity: 6000, journal: 64, checkpoint: 256, keys: 8, sizes, mix, slow: true, ..Setup::default() };
+    setup.runs(90..98, 3_000);
+}
+
+/// Scrub, moves of fragmented chunks and punched holes beside everything else, on quick and slow disks: none of it changes
+/// anything.
+#[test]
+fn random_operations_beside_background_work() {
+    let mix = Mix { update: 150, read: 300, install: 3, purge: 3, removes: 3, turn: 300, ..Mix::default() };
+    let sizes = &[64 << 10, 128 << 10];
+    let setup = Setup { capacity: 3000, journal: 64, checkpoint: 256, keys: 16, sizes, mix, ..Setup::default() };
+    let setup = Setup { scatter: true, background: BUSY, ..setup };
+    let quick = setup.runs(80..83, 5_000);
+    let slow = Setup { slow: true, ..setup }.runs(83..86, 5_000);
+    // Slots are in one piece: only a copy-on-write store moves chunks.
+    let moves = quick["compacted"] > 20 && slow["compacted"] > 20 || !KINDS.contains(&StoreKind::Cow);
+    assert!(moves && quick["MiB punched"] > 0 && slow["MiB punched"] > 0 || !enough(), "{quick:?} {slow:?}");
 }
 
 /// The faults that end in `Failed`, and how often each is tried.

@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use catena_engine::disk::file::{Backend, Ring, probe};
 use catena_engine::disk::mem::{Event, MemDisk};
 use catena_engine::disk::{Disk, Io, IoOp};
-use catena_engine::{CowStore, StoreKind};
+use catena_engine::{Background, CowStore, StoreKind};
 use catena_types::crc::crc32c;
 use catena_types::*;
 use common::cuts::{Counts, Cuts, Trace};
@@ -145,6 +146,43 @@ fn e2_removes_and_replacements_in_any_order() {
         world.reopen(disk.fork(), &format!("seed {seed}"));
         world.end();
     }
+}
+
+/// E2 as it was there: chunks that are being moved together are updated, removed, purged, replaced and read meanwhile, with a
+/// power cut at any write.
+#[test]
+fn e2_removes_and_updates_of_chunks_on_the_move() {
+    let moved = Cell::new(0);
+    for seed in (1..=8).filter(|_| KINDS.contains(&StoreKind::Cow)) {
+        cut_everywhere(StoreKind::Cow, seed, 400, 3, |world| {
+            world.with_background(Background { scrub_rate: 0, punch_after: None, ..BUSY });
+            let keys = world.keys.clone();
+            for block in [None, Some(0), Some(2), Some(4), Some(6), Some(8), Some(10), Some(12), Some(14)] {
+                let (at, len) = block.map_or((0, 65536), |n| (n * 4096, 4096));
+                for k in &keys {
+                    let payload = world.rng.bytes(len as usize);
+                    assert!(world.stage_op(k, 65536, Op::write(at, len), payload));
+                }
+                world.settle();
+                keys.iter().for_each(|k| commit_staged(world, k));
+            }
+            // Reads that take many operations have the chunks moved.
+            keys.iter().for_each(|k| world.read_whole(k));
+            for _ in 0..400 {
+                let k = world.rng.pick(&keys);
+                match world.rng.below(400) {
+                    0..2 => world.purge(&k),
+                    2..4 => world.install(&k),
+                    4..14 => world.update(&k, &world.state(&k)),
+                    14..20 => world.read_whole(&k),
+                    _ => world.turn(),
+                }
+            }
+            moved.set(moved.get() + world.store.stats().compacted);
+        });
+    }
+    println!("{} chunks moved", moved.get());
+    assert!(moved.get() > 6 || !KINDS.contains(&StoreKind::Cow));
 }
 
 /// E3 (#325): metadata was compared by value, so that a chunk removed and created anew with equal metadata passed for the

@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use catena_arena::Arena;
 use catena_engine::disk::mem::MemDisk;
-use catena_engine::{CowStore, Params, StoreKind};
+use catena_engine::{Background, CowStore, Params, StoreKind};
 use catena_types::Op;
 
 pub use model::*;
@@ -95,6 +95,13 @@ fn poisoned() -> Arena {
     drop(held);
     arena
 }
+
+/// Everything a store does by itself, all the time: a turn is a millisecond.
+pub const BUSY: Background =
+    Background { scrub_rate: 256 << 20, scrub_pause: 1_000_000, compact_rate: 1 << 30, punch_after: Some(2_000_000) };
+
+/// A store that does nothing by itself.
+pub const REST: Background = Background { scrub_rate: 0, scrub_pause: 0, compact_rate: 0, punch_after: None };
 
 /// A store on a fresh memory disk.
 pub fn fresh(kind: StoreKind, capacity_blocks: u64, journal_blocks: u64) -> (CowStore<MemDisk>, MemDisk) {

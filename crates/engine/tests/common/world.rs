@@ -5,12 +5,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use catena_engine::disk::mem::{MemDisk, What};
-use catena_engine::{CowStore, Disk};
+use catena_engine::{Background, CowStore, Disk};
 use catena_types::crc::crc32c;
 use catena_types::*;
 
 use super::model::*;
-use super::{Rng, apply};
+use super::{REST, Rng, apply};
 
 /// Chunk sizes of a world that is not told otherwise.
 pub const PLAIN: &[u32] = &[64 << 10];
@@ -90,6 +90,10 @@ pub struct World<D: Disk> {
     /// Sizes of chunks that are created.
     pub sizes: Vec<u32>,
     pub mix: Mix,
+    /// Most ranges are a block or two, anywhere: chunks come to lie in many pieces.
+    pub scatter: bool,
+    /// What the store does by itself.
+    pub background: Background,
     /// Where turns are marked, and what could be found after each.
     pub recorder: Option<MemDisk>,
     pub bounds: Vec<Bounds>,
@@ -133,6 +137,8 @@ impl<D: Disk> World<D> {
             keys: (0..keys).map(|i| ChunkKey::new(format!("chunk-{i:03}").as_bytes()).unwrap()).collect(),
             sizes: PLAIN.to_vec(),
             mix: Mix::default(),
+            scatter: false,
+            background: Background::default(),
             recorder: None,
             bounds: Vec::new(),
             slow: None,
@@ -155,6 +161,12 @@ impl<D: Disk> World<D> {
             syncs: BTreeMap::new(),
             reads: BTreeMap::new(),
         }
+    }
+
+    /// Sets what the store does by itself, now and after every reopen.
+    pub fn with_background(&mut self, background: Background) {
+        self.background = background;
+        self.store.set_background(background);
     }
 
     pub fn count(&mut self, what: &'static str) {
@@ -251,7 +263,9 @@ impl<D: Disk> World<D> {
         let blocks = size / 4096;
         // Large chunks whole now and then only.
         let most = if size <= 256 << 10 || r.odds(1, 8) { size } else { 128 << 10 };
-        let (offset, len) = match r.below(10) {
+        let what = if self.scatter && r.odds(3, 4) { 10 } else { r.below(10) };
+        let (offset, len) = match what {
+            10 => (r.below(blocks) * 4096, 1 + r.below(8192)),
             0 => (0, most),
             1 => (r.below(blocks) * 4096, (1 + r.below(4)) * 4096),
             2 => (r.below(size), r.below(300)),
@@ -368,6 +382,17 @@ impl<D: Disk> World<D> {
         let pick = if self.rng.odds(1, 2) { staged.or(committed) } else { committed };
         let Some((ver, content)) = pick else { return };
         let (offset, len) = if self.rng.odds(1, 8) { (0, u32::MAX) } else { self.range(state.chunk_size) };
+        self.read_version(key, ver, &content, offset, len);
+    }
+
+    /// Reads the whole committed version, if there is one.
+    pub fn read_whole(&mut self, key: &ChunkKey) {
+        if let Some((c, content)) = self.state(key).committed {
+            self.read_version(key, c.ver, &content, 0, u32::MAX);
+        }
+    }
+
+    fn read_version(&mut self, key: &ChunkKey, ver: Ver, content: &[u8], offset: u32, len: u32) {
         let from = (offset as usize).min(content.len());
         let to = offset.saturating_add(len) as usize;
         let expected = Bytes::copy_from_slice(&content[from..to.min(content.len()).max(from)]);
@@ -520,8 +545,14 @@ impl<D: Disk> World<D> {
         self.corrupt_reads
     }
 
-    /// Turns until nothing is in flight.
+    /// Turns until nothing is in flight. What the store does by itself rests meanwhile.
     pub fn settle(&mut self) {
+        self.store.set_background(REST);
+        self.settle_down();
+        self.store.set_background(self.background);
+    }
+
+    fn settle_down(&mut self) {
         for _ in 0..100_000 {
             self.store.wait();
             self.turn();
@@ -620,6 +651,7 @@ impl<D: Disk> World<D> {
         self.chunks = found.into_iter().map(|(key, state)| (key, History::starting_with(state))).collect();
         let pace = if self.chunks.len() > 20 || self.keys.len() > 20 { 4096 } else { 40 };
         self.store.set_checkpoint_pace(pace, 1);
+        self.store.set_background(self.background);
         self.staging.clear();
         self.unstaging.clear();
         self.syncs.clear();
