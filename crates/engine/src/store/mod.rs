@@ -274,7 +274,10 @@ impl<D: Disk> CowStore<D> {
             while self.form_group() {}
             self.flush_late();
             self.advance_checkpoint();
-            self.table.shrink();
+            if self.checkpoint.is_none() {
+                // A page that is being written or read must not be read again before that has ended.
+                self.table.shrink(|page| self.loads.contains_key(&page));
+            }
             self.disk.kick();
         }
         self.report(out);
@@ -518,7 +521,7 @@ impl<D: Disk> CowStore<D> {
                 self.limbo_blocks -= u64::from(run.len);
                 let cleared = self.alloc.clear(run);
                 debug_assert!(cleared, "blocks in limbo are taken");
-                self.punch.note(run);
+                self.punch.note(run, self.now);
             }
         }
     }

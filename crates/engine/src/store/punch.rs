@@ -3,7 +3,7 @@
 //! What must hold: a stretch is taken from the allocator while it is being punched, so that nobody writes to it; only
 //! stretches that were freed, or found free at open, are punched, not the space that was never used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use catena_types::Time;
@@ -16,9 +16,14 @@ use crate::disk::{Disk, IoOp};
 const STRETCH: u64 = 256;
 
 /// What is to be given back.
+#[derive(Default)]
 pub(crate) struct Punch {
-    /// Number of the stretch, and since when it may be free; `None` until the next look.
-    noted: BTreeMap<u64, Option<Time>>,
+    /// Number of the stretch, and when blocks of it were last freed.
+    noted: BTreeMap<u64, Time>,
+    /// The same stretches, each once, to be looked at in this order; with the time it was put here.
+    queue: VecDeque<(Time, u64)>,
+    /// What was found at open has been given the time of the first turn.
+    started: bool,
     running: Vec<Run>,
     /// The file system cannot.
     refused: bool,
@@ -27,22 +32,49 @@ pub(crate) struct Punch {
 impl Punch {
     /// Everything free in front of the last block in use: it may have been used before.
     pub(super) fn new(alloc: &Allocator) -> Punch {
-        let mut noted = BTreeMap::new();
-        let used = alloc.used_until();
-        for stretch in 0..used / STRETCH {
+        let mut punch = Punch::default();
+        for stretch in 0..alloc.used_until() / STRETCH {
             if alloc.is_free(run_of(stretch)) {
-                noted.insert(stretch, None);
+                punch.put(stretch, 0);
             }
         }
-        Punch { noted, running: Vec::new(), refused: false }
+        punch
+    }
+
+    fn put(&mut self, stretch: u64, now: Time) {
+        if self.noted.insert(stretch, now).is_none() {
+            self.queue.push_back((now, stretch));
+        }
     }
 
     /// Blocks have become free.
-    pub(super) fn note(&mut self, run: Run) {
+    pub(super) fn note(&mut self, run: Run, now: Time) {
         if !self.refused {
             for stretch in run.disk / STRETCH..(run.disk + u64::from(run.len)).div_ceil(STRETCH) {
-                self.noted.insert(stretch, None);
+                self.put(stretch, now);
             }
+        }
+    }
+
+    /// The next stretch that nothing was freed in for so long.
+    fn next(&mut self, wait: Time, now: Time) -> Option<u64> {
+        while let Some((_, stretch)) = self.queue.pop_front_if(|(since, _)| now >= *since + wait) {
+            let freed = self.noted.get(&stretch).copied().unwrap_or(0);
+            if now >= freed + wait {
+                self.noted.remove(&stretch);
+                return Some(stretch);
+            }
+            self.queue.push_back((freed, stretch));
+        }
+        None
+    }
+
+    /// What was found at open counts from the first turn.
+    fn start(&mut self, now: Time) {
+        if !self.started {
+            self.started = true;
+            self.noted.values_mut().for_each(|freed| *freed = (*freed).max(now));
+            self.queue.iter_mut().for_each(|(since, _)| *since = (*since).max(now));
         }
     }
 
@@ -60,21 +92,16 @@ impl<D: Disk> CowStore<D> {
     /// When the next stretch may be punched.
     pub(super) fn punch_due(&self) -> Option<Time> {
         let wait = self.scrub.background.punch_after.filter(|_| !self.punch.refused && self.punch.running.is_empty())?;
-        self.punch.noted.values().map(|since| since.map_or(self.now, |since| since + wait)).min()
+        self.punch.queue.front().map(|(since, _)| since + wait)
     }
 
     pub(super) fn advance_punch(&mut self) {
-        let Some(wait) = self.scrub.background.punch_after else { return };
-        if self.failed.is_some() || !self.punch.running.is_empty() || self.punch.noted.is_empty() {
+        self.punch.start(self.now);
+        if self.failed.is_some() || self.punch_due().is_none_or(|due| self.now < due) {
             return;
         }
-        let now = self.now;
-        self.punch.noted.values_mut().for_each(|since| {
-            since.get_or_insert(now);
-        });
-        let due = self.punch.noted.iter().find(|(_, since)| since.is_some_and(|since| now >= since + wait)).map(|(n, _)| *n);
-        let Some(stretch) = due else { return };
-        self.punch.noted.remove(&stretch);
+        let wait = self.scrub.background.punch_after.unwrap_or_default();
+        let Some(stretch) = self.punch.next(wait, self.now) else { return };
         let run = run_of(stretch);
         if self.alloc.is_free(run) && self.alloc.set(run) {
             self.punch.running.push(run);
@@ -94,6 +121,7 @@ impl<D: Disk> CowStore<D> {
             tracing::warn!(target_disk = %self.disk.name(), %error, "space cannot be given back to the file system");
             self.punch.refused = true;
             self.punch.noted.clear();
+            self.punch.queue.clear();
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Checksums of data blocks: what is known of the table in memory.
 //!
 //! Pages are read when a checksum in them is asked for, kept up to a limit, and written by the next checkpoint when they
-//! have changed. What must hold: a checksum that was set is not forgotten before a checkpoint has written it (the journal
-//! has it until then); what the disk says never replaces what was set.
+//! have changed. What must hold: a checksum that was set is not forgotten before a checkpoint has written it, and the write
+//! has ended; what the disk says never replaces what was set.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -113,8 +113,8 @@ impl Table {
         });
     }
 
-    /// Gives up unused pages above the limit.
-    pub(crate) fn shrink(&mut self) {
+    /// Gives up unused pages above the limit, but for those to be kept. Not while pages are being written.
+    pub(crate) fn shrink(&mut self, keep: impl Fn(u64) -> bool) {
         let mut looked = 0;
         while self.pages.len() > self.limit.max(self.changed) && looked < 2 * self.pages.len() {
             looked += 1;
@@ -124,7 +124,7 @@ impl Table {
                 continue;
             };
             self.hand = number + 1;
-            if page.changed || page.used {
+            if page.changed || page.used || keep(number) {
                 page.used = false;
             } else {
                 self.pages.remove(&number);
