@@ -3,14 +3,15 @@
 //! Every change is a record. Records become durable in order, when a flush that began after them has ended; a crash
 //! keeps the durable ones and any beginning of the rest, which is what a journal with a torn tail leaves. Staged
 //! checksums are hidden until durable, completions of one flush come in any order, reads end in any order: whatever the
-//! contract leaves open is varied.
+//! contract leaves open is varied. Committed versions can rot: reads of them are refused, and updates that keep bytes of
+//! them fail or make a version that is rotten too.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use catena_types::crc::crc32c;
 use catena_types::{
-    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, OpKind, SessionId, SessionRow, Space, StageInfo,
+    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, Op, OpKind, SessionId, SessionRow, Space, StageInfo,
     StageRequest, Staged, Time, Ver,
 };
 
@@ -18,7 +19,8 @@ use crate::rng::Rng;
 
 #[derive(Clone, Debug)]
 enum Record {
-    Stage(ChunkKey, u32, Staged, Bytes),
+    /// With whether the version is rotten.
+    Stage(ChunkKey, u32, Staged, Bytes, bool),
     Commit(ChunkKey, Ver, ChainVer),
     Unstage(ChunkKey, Ver),
     Install(ChunkKey, u32, Committed, Bytes),
@@ -33,6 +35,8 @@ struct Chunk {
     size: u32,
     committed: Option<(Committed, Bytes)>,
     staged: Option<(Staged, Bytes)>,
+    /// The committed and the staged version do not match their checksums.
+    rotten: (bool, bool),
 }
 
 /// What a target holds: in memory, or on its medium.
@@ -46,9 +50,9 @@ pub struct Contents {
 impl Contents {
     fn apply(&mut self, record: &Record) {
         match record.clone() {
-            Record::Stage(key, size, staged, bytes) => {
+            Record::Stage(key, size, staged, bytes, rotten) => {
                 let chunk = self.chunks.entry(key).or_default();
-                (chunk.size, chunk.staged) = (size, Some((staged, bytes)));
+                (chunk.size, chunk.staged, chunk.rotten.1) = (size, Some((staged, bytes)), rotten);
             }
             Record::Commit(key, ver, chain_ver) => self.commit(&key, ver, chain_ver),
             Record::Unstage(key, ver) => {
@@ -58,7 +62,7 @@ impl Contents {
                 self.forget_if_empty(&key);
             }
             Record::Install(key, size, committed, bytes) => {
-                self.chunks.insert(key, Chunk { size, committed: Some((committed, bytes)), staged: None });
+                self.chunks.insert(key, Chunk { size, committed: Some((committed, bytes)), ..Chunk::default() });
             }
             Record::Purge(key) => {
                 self.chunks.remove(&key);
@@ -73,6 +77,7 @@ impl Contents {
         let Some(chunk) = self.chunks.get_mut(key) else { return };
         let Some((staged, bytes)) = chunk.staged.take_if(|(s, _)| s.ver == ver) else { return };
         let Staged { len, checksum, tag, .. } = staged;
+        chunk.rotten = (chunk.rotten.1, false);
         if staged.remove {
             self.floor = self.floor.max(ver);
             chunk.committed = None;
@@ -88,6 +93,25 @@ impl Contents {
         if row.seq >= old.seq {
             *old = row;
         }
+    }
+
+    /// Committed versions rot, about one of `one_in`. Gives their keys.
+    pub(crate) fn rot(&mut self, one_in: u64, rng: &mut Rng) -> Vec<(ChunkKey, Ver)> {
+        let mut struck = Vec::new();
+        for (key, chunk) in &mut self.chunks {
+            if let Some((committed, _)) = &chunk.committed
+                && rng.below(one_in) == 0
+            {
+                chunk.rotten.0 = true;
+                struck.push((key.clone(), committed.ver));
+            }
+        }
+        struck
+    }
+
+    /// Nothing ever rotted. Says whether something had.
+    pub(crate) fn heal(&mut self) -> bool {
+        self.chunks.values_mut().fold(false, |any, c| std::mem::take(&mut c.rotten) != (false, false) || any)
     }
 
     fn forget_if_empty(&mut self, key: &ChunkKey) {
@@ -114,8 +138,13 @@ pub struct ModelStore {
     wanted: bool,
     /// Operations that end when that many records are durable.
     waiting: VecDeque<(u64, Done<Bytes>)>,
-    reads: Vec<(Time, Done<Bytes>)>,
-    started_reads: Vec<Done<Bytes>>,
+    /// What ends at that time, without a flush.
+    reads: Vec<(Time, Vec<Done<Bytes>>)>,
+    started_reads: Vec<Vec<Done<Bytes>>>,
+    /// When it looks for rot next, and how often it does; `None`: never.
+    scrub: (Time, Option<Time>),
+    /// Rotten versions that it has found and not been asked for.
+    found: u64,
     ready: Vec<Done<Bytes>>,
     mean: Time,
     failed: bool,
@@ -143,6 +172,8 @@ impl ModelStore {
             waiting: VecDeque::new(),
             reads: Vec::new(),
             started_reads: Vec::new(),
+            scrub: (0, None),
+            found: 0,
             ready: Vec::new(),
             mean,
             failed: false,
@@ -191,18 +222,78 @@ impl ModelStore {
         if self.failed {
             return None;
         }
-        self.flush.iter().map(|f| f.ends).chain(self.reads.iter().map(|r| r.0)).min()
+        let scrub = self.scrub.1.map(|_| self.scrub.0);
+        self.flush.iter().map(|f| f.ends).chain(self.reads.iter().map(|r| r.0)).chain(scrub).min()
+    }
+
+    /// Looks for rot from now on, this often.
+    pub(crate) fn set_scrub(&mut self, every: Option<Time>) {
+        self.scrub = (0, every);
+    }
+
+    /// Rotten versions found since the last call.
+    pub(crate) fn take_found(&mut self) -> u64 {
+        std::mem::take(&mut self.found)
+    }
+
+    /// Whether a committed version is rotten.
+    pub(crate) fn is_rotten(&self) -> bool {
+        self.memory.chunks.values().any(|c| c.rotten.0)
+    }
+
+    /// The disk of the open store rots: see [`Contents::rot`].
+    pub(crate) fn rot(&mut self, one_in: u64, rng: &mut Rng) -> u64 {
+        let struck = self.memory.rot(one_in, rng);
+        for (key, ver) in &struck {
+            let durable = self.medium.chunks.get_mut(key).filter(|c| c.committed.as_ref().is_some_and(|(c, _)| c.ver == *ver));
+            if let Some(chunk) = durable {
+                chunk.rotten.0 = true;
+            }
+        }
+        struck.len() as u64
+    }
+
+    /// See [`Contents::heal`].
+    pub(crate) fn heal(&mut self) -> bool {
+        let medium = self.medium.heal();
+        for record in &mut self.records {
+            if let Record::Stage(.., rotten) = record {
+                *rotten = false;
+            }
+        }
+        self.memory.heal() || medium
+    }
+
+    fn look_for_rot(&mut self, now: Time) {
+        let Some(every) = self.scrub.1.filter(|_| self.scrub.0 <= now) else { return };
+        self.scrub.0 = now + every;
+        let chunks = self.memory.chunks.iter().filter(|(_, c)| c.rotten.0);
+        let rotten: Vec<_> = chunks.filter_map(|(key, c)| Some((key.clone(), c.committed.as_ref()?.0.ver))).collect();
+        if let Some((key, ver)) = rotten.get(self.rng.below(rotten.len() as u64) as usize).cloned() {
+            self.found += 1;
+            self.ready.push(Done::Damaged { key, ver });
+        }
     }
 
     /// Hands out what has ended by `now`.
     pub fn poll(&mut self, now: Time, out: &mut Vec<Done<Bytes>>) {
+        if !self.failed {
+            self.look_for_rot(now);
+        }
         out.append(&mut self.ready);
         if self.failed {
             return;
         }
         let (ended, open) = std::mem::take(&mut self.reads).into_iter().partition(|(at, _)| *at <= now);
         self.reads = open;
-        out.extend(Vec::<(Time, Done<Bytes>)>::into_iter(ended).map(|(_, done)| done));
+        for done in Vec::<(Time, Vec<Done<Bytes>>)>::into_iter(ended).flat_map(|(_, dones)| dones) {
+            if let Done::StageFailed { key, ver, .. } = &done
+                && let Some(chunk) = self.memory.chunks.get_mut(key)
+            {
+                chunk.staged.take_if(|(s, _)| s.ver == *ver);
+            }
+            out.push(done);
+        }
         if self.flush.as_ref().is_some_and(|f| f.ends <= now)
             && let Some(flush) = self.flush.take()
         {
@@ -253,18 +344,27 @@ impl ModelStore {
     /// A stage that is undone while it is on its way is not reported.
     fn cancel_stage(&mut self, key: &ChunkKey) {
         self.waiting.retain(|(_, done)| !matches!(done, Done::Staged { key: k, .. } if k == key));
+        let fails = |dones: &Vec<Done<Bytes>>| dones.iter().any(|d| matches!(d, Done::StageFailed { key: k, .. } if k == key));
+        self.reads.retain(|(_, dones)| !fails(dones));
+        self.started_reads.retain(|dones| !fails(dones));
     }
 
     fn complain(&mut self, what: String) {
         self.misuse.get_or_insert(what);
     }
 
+    fn has(&self, key: &ChunkKey, ver: Ver) -> bool {
+        let Some(chunk) = self.memory.chunks.get(key) else { return false };
+        let staged = chunk.staged.as_ref().is_some_and(|(s, _)| s.ver == ver && s.durable);
+        staged || chunk.committed.as_ref().is_some_and(|(c, _)| c.ver == ver)
+    }
+
     /// The bytes of a version, if it can be read.
     pub fn bytes(&self, key: &ChunkKey, ver: Ver) -> Option<Bytes> {
         let chunk = self.memory.chunks.get(key)?;
         match (&chunk.committed, &chunk.staged) {
-            (Some((c, bytes)), _) if c.ver == ver => Some(bytes.clone()),
-            (_, Some((s, bytes))) if s.ver == ver && s.durable => Some(bytes.clone()),
+            (Some((c, bytes)), _) if c.ver == ver => (!chunk.rotten.0).then(|| bytes.clone()),
+            (_, Some((s, bytes))) if s.ver == ver && s.durable => (!chunk.rotten.1).then(|| bytes.clone()),
             _ => None,
         }
     }
@@ -311,6 +411,8 @@ impl ChunkStore for ModelStore {
             return Err(Code::InvalidArgument);
         }
         let old = chunk.committed.map(|(_, bytes)| bytes).unwrap_or_default();
+        let keeps = chunk.rotten.0 && keeps(&r.op, old.len() as u32);
+        let fails = keeps && self.rng.below(4) > 0;
         let mut bytes = old.to_vec();
         bytes.resize(r.op.new_len(old.len() as u32) as usize, 0);
         if r.op.kind() == OpKind::Write {
@@ -318,9 +420,20 @@ impl ChunkStore for ModelStore {
         }
         let (len, checksum) = if remove { (0, 0) } else { (bytes.len() as u32, crc32c(&bytes)) };
         let staged = Staged { ver: r.ver, chain_ver: r.chain_ver, len, checksum, tag: r.tag, remove, durable: true };
-        self.record(Record::Stage(r.key.clone(), r.chunk_size, staged, bytes.into()));
+        let stage = Record::Stage(r.key.clone(), r.chunk_size, staged, bytes.into(), keeps);
+        if fails {
+            // Blocks that it would have had to read: there is no record of it.
+            self.memory.apply(&stage);
+        } else {
+            self.record(stage);
+        }
         if let Some((staged, _)) = self.memory.chunks.get_mut(&r.key).and_then(|c| c.staged.as_mut()) {
             (staged.durable, staged.checksum) = (false, 0);
+        }
+        if fails {
+            let damaged = Done::Damaged { key: r.key.clone(), ver: base };
+            self.started_reads.push(vec![damaged, Done::StageFailed { key: r.key, ver: r.ver, code: Code::Corrupt }]);
+            return Ok(());
         }
         self.ends_durable(Done::Staged { key: r.key, ver: r.ver, info: StageInfo { len, checksum, ..StageInfo::default() } });
         Ok(())
@@ -353,12 +466,16 @@ impl ChunkStore for ModelStore {
                 let crc = crc32c(&part);
                 Ok((part, crc))
             }
+            None if self.has(key, ver) => {
+                let damaged = Done::Damaged { key: key.clone(), ver };
+                return self.started_reads.push(vec![damaged, Done::Read { id, result: Err(Code::Corrupt) }]);
+            }
             None => {
                 self.complain(format!("read of {key} version {ver}, which is not here"));
                 Err(Code::Corrupt)
             }
         };
-        self.started_reads.push(Done::Read { id, result });
+        self.started_reads.push(vec![Done::Read { id, result }]);
     }
 
     fn install(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, c: Committed, payload: Bytes) -> Result<(), Code> {
@@ -394,6 +511,16 @@ impl ChunkStore for ModelStore {
 
     fn sync(&mut self, id: u64) {
         self.ends_durable(Done::Synced { id });
+    }
+}
+
+/// Whether an update of a chunk of `old` bytes leaves some of them.
+fn keeps(op: &Op, old: u32) -> bool {
+    match op.kind() {
+        OpKind::Write => op.offset > 0 || op.len < old,
+        OpKind::Truncate => op.len > 0 && old > 0,
+        OpKind::Extend => old > 0,
+        _ => false,
     }
 }
 

@@ -7,6 +7,7 @@ use catena_engine::disk::mem::MemDisk;
 use catena_engine::{Background, CowStore, Params, ScrubStatus, StoreKind};
 use catena_types::{ChunkKey, ChunkStore, Code, Done, Time, Ver};
 
+use super::rot::Rot;
 use crate::rng::Rng;
 use crate::store::{Contents, ModelStore};
 
@@ -66,11 +67,27 @@ impl Medium {
         Ok(Medium::Real(Disk { disk: disk.fork(), data: params.data_offset() }))
     }
 
-    /// Its disk, and the byte at which data blocks start.
-    pub(super) fn disk(&self) -> Option<(&MemDisk, u64)> {
+    /// Its disk, if there is one.
+    pub(super) fn disk(&self) -> Option<&MemDisk> {
         match self {
             Medium::Model(_) => None,
-            Medium::Real(Disk { disk, data }) => Some((disk, *data)),
+            Medium::Real(Disk { disk, .. }) => Some(disk),
+        }
+    }
+
+    /// It rots, while closed; gives how many places.
+    pub(super) fn rot(&mut self, rot: &mut Rot, one_in: u64, rng: &mut Rng) -> u64 {
+        match self {
+            Medium::Model(contents) => contents.rot(one_in, rng).len() as u64,
+            Medium::Real(Disk { disk, data }) => rot.strike(disk, *data, one_in, rng),
+        }
+    }
+
+    /// It never rotted. Says whether it had.
+    pub(super) fn take_back(&mut self, rot: &Rot) -> bool {
+        match self {
+            Medium::Model(contents) => contents.heal(),
+            Medium::Real(Disk { disk, .. }) => rot.take_back(disk),
         }
     }
 
@@ -222,10 +239,13 @@ impl Store {
 
     /// What is to be done beside; `last` when the faults have stopped.
     pub(super) fn set_background(&mut self, background: Background, last: bool) {
-        if let Store::Real(real) = self {
-            real.store.set_background(background);
-            if last {
-                real.scrub.clean = 0;
+        match self {
+            Store::Model(store) => store.set_scrub((background.scrub_rate > 0).then_some(background.scrub_pause)),
+            Store::Real(real) => {
+                real.store.set_background(background);
+                if last {
+                    real.scrub.clean = 0;
+                }
             }
         }
     }
@@ -233,23 +253,34 @@ impl Store {
     /// Damaged chunks the scrub has found since the last call.
     pub(super) fn take_bad(&mut self) -> u64 {
         match self {
-            Store::Model(_) => 0,
+            Store::Model(store) => store.take_found(),
             Store::Real(real) => std::mem::take(&mut real.scrub.unreported),
         }
     }
 
     /// How the scrub stands, unless a whole pass that began after the faults had stopped has found nothing.
     pub(super) fn not_scrubbed(&self) -> Option<ScrubStatus> {
-        let Store::Real(real) = self else { return None };
+        let real = match self {
+            Store::Model(store) => return store.is_rotten().then(ScrubStatus::default),
+            Store::Real(real) => real,
+        };
         // The first clean pass may have begun before.
         (real.scrub.clean < 2 && !real.store.scan(b"", 1).is_empty()).then(|| real.store.scrub_status())
     }
 
-    /// Its disk, and the byte at which data blocks start.
-    pub(super) fn disk(&self) -> Option<(&MemDisk, u64)> {
+    /// Its disk rots; gives how many places.
+    pub(super) fn rot(&mut self, rot: &mut Rot, one_in: u64, rng: &mut Rng) -> u64 {
         match self {
-            Store::Model(_) => None,
-            Store::Real(real) => Some((&real.disk, real.store.params().data_offset())),
+            Store::Model(store) => store.rot(one_in, rng),
+            Store::Real(real) => rot.strike(&real.disk, real.store.params().data_offset(), one_in, rng),
+        }
+    }
+
+    /// It never rotted. Says whether it had.
+    pub(super) fn take_back(&mut self, rot: &Rot) -> bool {
+        match self {
+            Store::Model(store) => store.heal(),
+            Store::Real(real) => rot.take_back(&real.disk),
         }
     }
 

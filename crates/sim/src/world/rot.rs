@@ -48,13 +48,14 @@ impl Rot {
         struck
     }
 
-    /// Takes it back wherever the block has not been written since.
-    pub(super) fn take_back(&self, disk: &MemDisk) {
+    /// Takes it back wherever the block has not been written since. Says whether there was any.
+    pub(super) fn take_back(&self, disk: &MemDisk) -> bool {
         for (block, rotten) in &self.0 {
             if rotten.crc == crc_of(disk, *block) {
                 rotten.flips.iter().for_each(|(byte, bit)| disk.flip(*byte, *bit));
             }
         }
+        !self.is_empty()
     }
 }
 
@@ -80,22 +81,19 @@ impl World {
             return self.coverage.hit("rot held back");
         }
         let s = &mut self.nodes[node].slots[slot];
-        let disk = s.open.as_ref().map_or_else(|| s.medium.disk(), |open| open.store.disk());
-        let Some((disk, data)) = disk else { return };
-        let struck = s.rot.strike(disk, data, one_in, &mut self.rng);
-        self.coverage.add("rot blocks", struck);
-        if s.open.is_none() {
-            self.coverage.add("rot blocks while closed", struck);
-        }
-        self.note(|| format!("bits flip in {struck} blocks of t{target}"));
+        let (struck, what) = match &mut s.open {
+            Some(open) => (open.store.rot(&mut s.rot, one_in, &mut self.rng), "rot while open"),
+            None => (s.medium.rot(&mut s.rot, one_in, &mut self.rng), "rot while closed"),
+        };
+        self.coverage.add(what, struck);
+        self.note(|| format!("bits flip at {struck} places of t{target}"));
     }
 
     /// Where the rotting target is the last one to have its chain's data, it never rotted.
     pub(super) fn spare_the_last(&mut self, routing: &Routing) {
         let node = self.plan.rotting;
         for slot in 0..self.nodes[node].slots.len() {
-            let s = &self.nodes[node].slots[slot];
-            if !s.rot.is_empty() && alone(routing, s.id) {
+            if alone(routing, self.nodes[node].slots[slot].id) {
                 self.take_back(node, slot);
             }
         }
@@ -103,20 +101,22 @@ impl World {
 
     fn take_back(&mut self, node: usize, slot: usize) {
         let s = &mut self.nodes[node].slots[slot];
-        let disk = s.open.as_ref().map_or_else(|| s.medium.disk(), |open| open.store.disk());
-        if let Some((disk, _)) = disk {
-            s.rot.take_back(disk);
+        let rot = std::mem::take(&mut s.rot);
+        let any = match &mut s.open {
+            Some(open) => open.store.take_back(&rot),
+            None => s.medium.take_back(&rot),
+        };
+        if any {
+            self.coverage.hit("rot taken back");
+            self.note(|| format!("rot of node {} slot {slot} is taken back", node + 1));
         }
-        s.rot = Rot::default();
-        self.coverage.hit("rot taken back");
-        self.note(|| format!("rot of node {} slot {slot} is taken back", node + 1));
     }
 
     /// The end of a journal whose data has rotted cannot be told from one that a power cut tore, and is dropped: a limit of
     /// the engine that is known, and not what is tested here.
     pub(super) fn spare_the_journals_end(&mut self, node: usize, slot: usize) {
         let s = &self.nodes[node].slots[slot];
-        let Some((disk, _)) = s.medium.disk().filter(|_| !s.rot.is_empty()) else { return };
+        let Some(disk) = s.medium.disk().filter(|_| !s.rot.is_empty()) else { return };
         let clean = disk.fork();
         s.rot.take_back(&clean);
         let dropped = |disk: &MemDisk| super::disk::dropped_at_open(disk);
