@@ -2,7 +2,8 @@
 //!
 //! A payload is received once into its final buffer, written to disk from there and forwarded from there. That needs
 //! memory whose start is a multiple of [`ALIGN`] (O_DIRECT), that can be shared without copying (`Bytes`), that is not
-//! given back to the system after every request, and whose total is bounded.
+//! given back to the system after every request, and whose total is bounded. Large buffers lie in huge pages: a disk takes
+//! one of a MiB as one piece, instead of 256 that have to be found, pinned and listed one by one.
 //!
 //! What must hold: a buffer has one owner until it is frozen; it returns to its pool when the last owner is gone; memory
 //! handed out is always initialised (zeroed once when it is fresh, old contents later), so that nothing here can expose
@@ -10,17 +11,24 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ffi::c_void;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Alignment and granularity of every buffer in bytes.
 pub const ALIGN: usize = 4096;
 /// Largest buffer in bytes: the largest chunk and one page.
 pub const MAX_BUF: usize = (64 << 20) + ALIGN;
+
+/// A huge page.
+const HUGE: usize = 2 << 20;
+/// Buffers from this size on are cut from huge pages.
+const SLAB_FROM: usize = 64 << 10;
 
 /// Size classes: 4 KiB doubled, with one step between two doublings, up to 64 MiB, and [`MAX_BUF`].
 fn class_of(len: usize) -> Option<(usize, usize)> {
@@ -72,24 +80,33 @@ struct Pools {
     free: [Vec<Memory>; CLASSES],
 }
 
-/// One allocation of `capacity` bytes, aligned to [`ALIGN`], fully initialised.
+/// `capacity` bytes, aligned to [`ALIGN`], fully initialised.
 struct Memory {
     start: NonNull<u8>,
     capacity: usize,
+    /// What it is a part of; without one it is an allocation of its own.
+    slab: Option<Arc<Slab>>,
 }
 
-// SAFETY: a `Memory` is the only owner of its allocation, which is plain bytes.
+// SAFETY: a `Memory` is the only user of its bytes.
 unsafe impl Send for Memory {}
 // SAFETY: shared access to a `Memory` only reads bytes.
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    fn new(capacity: usize) -> Memory {
+    /// Fresh memory: one buffer and, from a slab, others like it.
+    fn new(capacity: usize) -> (Memory, Vec<Memory>) {
+        if capacity >= SLAB_FROM
+            && let Some(mut parts) = Slab::cut(capacity)
+            && let Some(first) = parts.pop()
+        {
+            return (first, parts);
+        }
         let layout = Memory::layout(capacity);
         // SAFETY: the layout has a size above zero (`class_of` starts at `ALIGN`).
         let start = unsafe { alloc_zeroed(layout) };
         match NonNull::new(start) {
-            Some(start) => Memory { start, capacity },
+            Some(start) => (Memory { start, capacity, slab: None }, Vec::new()),
             None => handle_alloc_error(layout),
         }
     }
@@ -101,8 +118,53 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with the same layout, and owned by this value alone.
-        unsafe { dealloc(self.start.as_ptr(), Memory::layout(self.capacity)) }
+        if self.slab.is_none() {
+            // SAFETY: allocated in `new` with the same layout, and owned by this value alone.
+            unsafe { dealloc(self.start.as_ptr(), Memory::layout(self.capacity)) }
+        }
+    }
+}
+
+/// A mapping that starts at a huge page's boundary, given back when its last part is gone.
+struct Slab {
+    mapping: NonNull<c_void>,
+    len: usize,
+}
+
+// SAFETY: the mapping is only used through its parts, each of which has one owner.
+unsafe impl Send for Slab {}
+// SAFETY: as above.
+unsafe impl Sync for Slab {}
+
+impl Slab {
+    /// Parts of `capacity` bytes: as many as fit a huge page, at least one. `None` if the system maps no more: then
+    /// ordinary memory is tried.
+    fn cut(capacity: usize) -> Option<Vec<Memory>> {
+        let used = capacity.max(HUGE);
+        let len = used + HUGE;
+        let flags = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: a new anonymous mapping, wherever there is room; nothing else refers to it.
+        let mapping = unsafe { mmap_anonymous(std::ptr::null_mut(), len, flags.0, flags.1) }.ok()?;
+        let slab = Arc::new(Slab { mapping: NonNull::new(mapping)?, len });
+        let skip = mapping.align_offset(HUGE);
+        // SAFETY: `skip` is below HUGE, and `len` is HUGE more than what is used.
+        let start = unsafe { slab.mapping.cast::<u8>().add(skip) };
+        // Advice: without huge pages everything works as well, but slower.
+        // SAFETY: the range lies within the mapping, which holds nothing yet.
+        let _ = unsafe { madvise(start.as_ptr().cast(), used, Advice::LinuxHugepage) };
+        let part = |n: usize| {
+            // SAFETY: part `n` ends within `used` bytes from the start.
+            let start = unsafe { start.add(n * capacity) };
+            Memory { start, capacity, slab: Some(slab.clone()) }
+        };
+        Some((0..used / capacity).map(part).collect())
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        // SAFETY: the whole mapping, of which no part is left. It fails only for arguments that are wrong.
+        let _ = unsafe { munmap(self.mapping.as_ptr(), self.len) };
     }
 }
 
@@ -146,7 +208,11 @@ impl Arena {
         }
         pools.in_use += capacity;
         drop(pools);
-        let memory = pooled.unwrap_or_else(|| Memory::new(capacity));
+        let memory = pooled.unwrap_or_else(|| {
+            let (memory, more) = Memory::new(capacity);
+            self.0.lock().keep(more, class, self.0.budget);
+            memory
+        });
         Some(AlignedBuf { memory: Some(memory), len, class, pool: self.0.clone() })
     }
 }
@@ -165,6 +231,16 @@ impl Shared {
 }
 
 impl Pools {
+    /// Pools buffers as far as the budget allows.
+    fn keep(&mut self, buffers: impl IntoIterator<Item = Memory>, class: usize, budget: usize) {
+        for memory in buffers {
+            if self.in_use + self.pooled + memory.capacity <= budget {
+                self.pooled += memory.capacity;
+                self.free[class].push(memory);
+            }
+        }
+    }
+
     /// Gives one pooled buffer, the largest, back to the system.
     fn drop_one(&mut self) -> bool {
         for free in self.free.iter_mut().rev() {
@@ -258,10 +334,7 @@ impl Drop for AlignedBuf {
         let Some(memory) = self.memory.take() else { return };
         let mut pools = self.pool.lock();
         pools.in_use -= memory.capacity;
-        if pools.in_use + pools.pooled + memory.capacity <= self.pool.budget {
-            pools.pooled += memory.capacity;
-            pools.free[self.class].push(memory);
-        }
+        pools.keep([memory], self.class, self.pool.budget);
     }
 }
 

@@ -73,6 +73,10 @@ use table::Table;
 
 /// How long a commit record may wait for company before it is flushed on its own, in nanoseconds.
 const LAZY_NS: Time = 50_000_000;
+/// Bytes of reads that one turn looks at.
+const TURN_BYTES: usize = 128 << 10;
+/// Bytes of data writes after which the disk is told at once, while their checksums are computed.
+const KICK_BYTES: usize = 256 << 10;
 const BLOCK64: u64 = BLOCK as u64;
 
 /// What opening found.
@@ -243,7 +247,12 @@ pub struct CowStore<D: Disk> {
     ios: BTreeMap<u64, Owner>,
     next_io: u64,
     done: Vec<Done<Bytes>>,
-    completions: Vec<Completion>,
+    /// What has completed and is not looked at yet.
+    completions: VecDeque<Completion>,
+    /// Empty; kept for its memory.
+    polled: Vec<Completion>,
+    /// Bytes of writes submitted since the last kick.
+    unkicked: usize,
     failed: Option<String>,
     failure_reported: bool,
     now: Time,
@@ -259,12 +268,7 @@ impl<D: Disk> CowStore<D> {
     pub fn turn(&mut self, now: Time, out: &mut Vec<Done<Bytes>>) {
         self.now = self.now.max(now);
         if self.failed.is_none() {
-            let mut completions = std::mem::take(&mut self.completions);
-            self.disk.poll(&mut completions);
-            for completion in completions.drain(..) {
-                self.complete(completion);
-            }
-            self.completions = completions;
+            self.take_completions();
             self.advance_group();
             self.advance_checkpoint();
             self.advance_applies();
@@ -278,9 +282,29 @@ impl<D: Disk> CowStore<D> {
                 // A page that is being written or read must not be read again before that has ended.
                 self.table.shrink(|page| self.loads.contains_key(&page));
             }
-            self.disk.kick();
+            self.kick();
         }
         self.report(out);
+    }
+
+    fn kick(&mut self) {
+        self.unkicked = 0;
+        self.disk.kick();
+    }
+
+    /// Advances what has completed; a few at a time, so that the disk gets its next work before all of it is looked at.
+    fn take_completions(&mut self) {
+        let mut polled = std::mem::take(&mut self.polled);
+        self.disk.poll(&mut polled);
+        self.completions.extend(polled.drain(..));
+        self.polled = polled;
+        let mut read = 0;
+        while read < TURN_BYTES
+            && let Some(completion) = self.completions.pop_front()
+        {
+            read += completion.result.as_ref().ok().and_then(Option::as_ref).map_or(0, |buf| buf.len());
+            self.complete(completion);
+        }
     }
 
     /// Scrub, compaction, punching: what may be done now.
@@ -327,7 +351,10 @@ impl<D: Disk> CowStore<D> {
         if self.failed.is_some() {
             return None;
         }
-        let lazy = self.lazy_since.filter(|_| self.group.is_none()).map(|since| since + LAZY_NS);
+        if !self.completions.is_empty() {
+            return Some(self.now);
+        }
+        let lazy = self.lazy_since.filter(|_| self.group.is_none()).map(|since| since.saturating_add(LAZY_NS));
         [lazy, self.late_flush_due()].into_iter().flatten().min()
     }
 

@@ -17,7 +17,7 @@ use super::group::Notify;
 use super::in_place::{held_of, in_use, mapped, slot_blocks};
 use super::read::{Piece, assemble};
 use super::sums::{Missing, Sums};
-use super::{BLOCK64, CowStore, Op, Owner, StagedEntry, buffer, freed, version_of};
+use super::{BLOCK64, CowStore, KICK_BYTES, Op, Owner, StagedEntry, buffer, freed, version_of};
 use crate::alloc::Run;
 use crate::disk::{Disk, IoOp};
 use crate::format::StoreKind;
@@ -319,6 +319,8 @@ impl<D: Disk> CowStore<D> {
     /// Everything needed is here: computes checksums, issues the writes, queues the record.
     fn write_stage(&mut self, op: u64, plan: Plan) {
         let segments = self.segments(&plan);
+        // The disk works while the checksums are computed.
+        self.issue_writes(op, &plan.place.runs, &segments, plan.shape.first, &plan.place.held);
         let crcs: Vec<u32> = segments.iter().flat_map(|s| block_crcs(s)).collect();
         let (version, method) = plan.outcome(&crcs);
         let Plan { request, base, shape, place, pieces, .. } = plan;
@@ -354,7 +356,6 @@ impl<D: Disk> CowStore<D> {
             self.held_bytes += held.iter().map(|h| h.bytes.len() as u64).sum::<u64>();
             s.held = held;
         }
-        self.issue_writes(op, &place.runs, &segments, shape.first, &place.held);
         let notify = Notify::Staged { key: request.key, ver: request.ver, op, info };
         self.enqueue(Some(&record), true, notify, op, Vec::new());
     }
@@ -439,7 +440,11 @@ impl<D: Disk> CowStore<D> {
         }
         for (disk, data) in writes {
             self.stats.bytes_written += data.len() as u64;
+            self.unkicked += data.len();
             self.submit(Owner::Data { op }, IoOp::Write { offset: self.data_offset(disk), data });
+        }
+        if self.unkicked >= KICK_BYTES {
+            self.kick();
         }
     }
 
