@@ -73,8 +73,6 @@ use table::Table;
 
 /// How long a commit record may wait for company before it is flushed on its own, in nanoseconds.
 const LAZY_NS: Time = 50_000_000;
-/// Bytes of reads that one turn looks at.
-const TURN_BYTES: usize = 128 << 10;
 /// Bytes of data writes after which the disk is told at once, while their checksums are computed.
 const KICK_BYTES: usize = 256 << 10;
 const BLOCK64: u64 = BLOCK as u64;
@@ -292,18 +290,19 @@ impl<D: Disk> CowStore<D> {
         self.disk.kick();
     }
 
-    /// Advances what has completed; a few at a time, so that the disk gets its next work before all of it is looked at.
+    /// Advances what has completed, up to the first read: while its bytes are checked the disk should have nothing to wait
+    /// for, and who asked may ask for more before the next one is looked at.
     fn take_completions(&mut self) {
         let mut polled = std::mem::take(&mut self.polled);
         self.disk.poll(&mut polled);
         self.completions.extend(polled.drain(..));
         self.polled = polled;
-        let mut read = 0;
-        while read < TURN_BYTES
-            && let Some(completion) = self.completions.pop_front()
-        {
-            read += completion.result.as_ref().ok().and_then(Option::as_ref).map_or(0, |buf| buf.len());
+        while let Some(completion) = self.completions.pop_front() {
+            let read = matches!(self.ios.get(&completion.id), Some(Owner::Read { .. }));
             self.complete(completion);
+            if read {
+                break;
+            }
         }
     }
 
