@@ -166,32 +166,28 @@ impl Version {
         let i = self.extents.partition_point(|e| e.logical + e.len <= n);
         self.extents.get(i).filter(|e| e.logical <= n).map(|e| e.disk + u64::from(n - e.logical))
     }
+}
 
-    /// Blocks of this version that `other` does not use in the same place.
-    pub(crate) fn not_in(&self, other: Option<&Version>) -> Vec<Run> {
-        let mut out = Vec::new();
-        let Some(other) = other else { return self.runs() };
-        let mut theirs = Vec::new();
-        for e in &self.extents {
-            theirs.clear();
-            other.clip(e.logical, e.logical + e.len, &mut theirs);
-            let mut at = e.logical;
-            for t in &theirs {
-                let mine = e.disk + u64::from(t.logical - e.logical);
-                if t.disk == mine {
-                    release(&mut out, e, at, t.logical);
-                    at = t.logical + t.len;
-                }
+/// Blocks of the extents that `others` do not use in the same place of the chunk.
+pub(crate) fn not_in(extents: &[Extent], others: &[Extent]) -> Vec<Run> {
+    let mut out = Vec::new();
+    let mut others = others;
+    for e in extents {
+        let (mut at, end) = (e.logical, e.logical + e.len);
+        while let Some(t) = others.first().filter(|t| t.logical < end) {
+            let (from, to) = (t.logical.max(at), (t.logical + t.len).min(end));
+            if from < to && u64::from(from - t.logical) + t.disk == u64::from(from - e.logical) + e.disk {
+                release(&mut out, e, at, from);
+                at = to;
             }
-            release(&mut out, e, at, e.logical + e.len);
+            if t.logical + t.len > end {
+                break;
+            }
+            others = &others[1..];
         }
-        out
+        release(&mut out, e, at, end);
     }
-
-    /// Where its blocks are, as runs.
-    pub(crate) fn runs(&self) -> Vec<Run> {
-        self.extents.iter().map(|e| Run { disk: e.disk, len: e.len }).collect()
-    }
+    out
 }
 
 /// The same blocks of a chunk at other places, in order.
@@ -249,7 +245,7 @@ mod tests {
     }
 
     fn mapped(v: &Version) -> u64 {
-        v.runs().iter().map(|r| u64::from(r.len)).sum()
+        v.extents.iter().map(|e| u64::from(e.len)).sum()
     }
 
     proptest! {
@@ -294,12 +290,12 @@ mod tests {
                 let next = Version { len, checksum, extents: v.derived_extents(&change) };
                 prop_assert_eq!(&bytes_of(&next, &disk)[..len as usize], &plain[..]);
                 prop_assert_eq!(next.checksum, crc32c(&plain));
-                for run in v.not_in(Some(&next)) {
+                for run in not_in(&v.extents, &next.extents) {
                     for d in run.disk..run.disk + u64::from(run.len) {
                         prop_assert!(!next.extents.iter().any(|e| (e.disk..e.disk + u64::from(e.len)).contains(&d)));
                     }
                 }
-                let freed: u64 = v.not_in(Some(&next)).iter().map(|r| u64::from(r.len)).sum();
+                let freed: u64 = not_in(&v.extents, &next.extents).iter().map(|r| u64::from(r.len)).sum();
                 prop_assert_eq!(mapped(&v) + u64::from(n), mapped(&next) + freed);
                 v = next;
             }

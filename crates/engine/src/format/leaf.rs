@@ -50,19 +50,20 @@ impl ChunkItem {
 
     /// The fields behind an entry's key.
     pub(crate) fn decode(get: &mut Get<'_>) -> Option<ChunkItem> {
+        let (chunk_size, committed) = ChunkItem::decode_head(get)?;
+        let slot = get.slot()?;
+        let extents = get_extents(get, committed.len)?;
+        get.end()?;
+        Some(ChunkItem { chunk_size, committed, slot, extents })
+    }
+
+    /// The fields before the slot: chunk size and committed version.
+    pub(crate) fn decode_head(get: &mut Get<'_>) -> Option<(u32, Committed)> {
         let chunk_size = get.varint32()?.checked_mul(BLOCK).filter(|&s| valid_chunk_size(s))?;
         let (ver, chain_ver, len) = (get.varint()?, get.varint()?, get.varint32()?);
         let checksum = get.u32()?;
         let tag = Tag { client: get.u64()?, channel: get.varint32()?, seq: get.varint()? };
-        let slot = get.slot()?;
-        let extents = get_extents(get, len)?;
-        get.end()?;
-        (len <= chunk_size).then_some(ChunkItem {
-            chunk_size,
-            committed: Committed { ver, chain_ver, len, checksum, tag },
-            slot,
-            extents,
-        })
+        (len <= chunk_size).then_some((chunk_size, Committed { ver, chain_ver, len, checksum, tag }))
     }
 }
 

@@ -33,9 +33,10 @@ impl<D: Disk> CowStore<D> {
         let Some(mut side) = durable.then(|| self.take_staged(key, ver)).flatten() else {
             return self.misuse("a commit of what is not staged and durable", key, ver);
         };
-        let old = self.index.get(key);
-        let new = committed_of(&side, chain_ver);
-        let frees = freed(old.as_ref(), new.as_ref());
+        // What a copy-on-write update frees has been found when it was staged.
+        let (frees, new) = (side.frees.take(), committed_of(&side, chain_ver));
+        let old = if frees.is_some() { None } else { self.index.get(key) };
+        let frees = frees.unwrap_or_else(|| freed(old.as_ref(), new.as_ref()));
         self.index.set(key, new.as_ref());
         let staged = side.staged;
         if staged.remove {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
 
-use catena_types::ChunkKey;
+use catena_types::{ChunkKey, Committed};
 
 use crate::alloc::Run;
 use crate::format::codec::Get;
@@ -129,9 +129,18 @@ impl Index {
 
     /// The chunk `key`.
     pub(crate) fn get(&self, key: &ChunkKey) -> Option<ChunkItem> {
+        ChunkItem::decode(&mut self.fields(key)?)
+    }
+
+    /// The chunk size and the committed version of `key`: cheaper than all of it.
+    pub(crate) fn head(&self, key: &ChunkKey) -> Option<(u32, Committed)> {
+        ChunkItem::decode_head(&mut self.fields(key)?)
+    }
+
+    fn fields(&self, key: &ChunkKey) -> Option<Get<'_>> {
         let (_, leaf) = self.leaf(key.as_bytes())?;
         let spot = find(&leaf.entries, key.as_bytes());
-        decode(leaf.entries.get(spot.start..spot.end)?).map(|(_, item)| item)
+        next_entry(&mut Get(leaf.entries.get(spot.start..spot.end)?)).map(|(_, fields)| fields)
     }
 
     /// Puts a chunk in place of what is there, or nothing.
@@ -275,11 +284,6 @@ fn more_than(part: &[u8], key: &[u8], fields: Get<'_>) -> bool {
     end < part.as_ptr_range().end
 }
 
-fn decode(entry: &[u8]) -> Option<(&[u8], ChunkItem)> {
-    let (key, mut fields) = next_entry(&mut Get(entry))?;
-    Some((key, ChunkItem::decode(&mut fields)?))
-}
-
 fn last_key(entries: &[u8]) -> Option<Vec<u8>> {
     let mut get = Get(entries);
     std::iter::from_fn(|| next_entry(&mut get)).last().map(|(key, _)| key.to_vec())
@@ -301,7 +305,7 @@ fn find(entries: &[u8], key: &[u8]) -> Spot {
 mod tests {
     use super::*;
     use crate::version::Extent;
-    use catena_types::{Committed, Tag};
+    use catena_types::Tag;
     use proptest::prelude::*;
 
     fn item(ver: u64, extents: u32) -> ChunkItem {
@@ -330,6 +334,7 @@ mod tests {
                     None => map.remove(&key),
                 };
                 prop_assert_eq!(index.get(&key), map.get(&key).cloned());
+                prop_assert_eq!(index.head(&key), map.get(&key).map(|item| (item.chunk_size, item.committed)));
             }
             index.verify().unwrap();
             let all: Vec<_> = index.range(Bound::Unbounded).collect();

@@ -55,7 +55,7 @@ use crate::format::superblock::Superblock;
 use crate::format::{Identity, Params};
 use crate::metrics::Metrics;
 use crate::mutation::{Mutation, is};
-use crate::version::Version;
+use crate::version::{Version, not_in};
 use checkpoint::{Checkpoint, Pace};
 use compact::Compaction;
 use group::{Group, Pending};
@@ -107,6 +107,8 @@ struct StagedEntry {
     seq: Option<u64>,
     /// Blocks only this version uses.
     fresh: Vec<Run>,
+    /// Blocks only the version before it uses, if known (copy-on-write).
+    frees: Option<Vec<Run>>,
     /// Bytes of blocks that the committed version uses too (stores in place).
     held: Vec<Held>,
     /// Blocks by which its commit may grow the index, at most.
@@ -127,7 +129,7 @@ impl StagedEntry {
 fn owned(item: &ChunkItem) -> Vec<Run> {
     match item.slot {
         Some(disk) => vec![Run { disk, len: slot_blocks(item.chunk_size) }],
-        None => version_of(item).runs(),
+        None => item.extents.iter().map(|e| Run { disk: e.disk, len: e.len }).collect(),
     }
 }
 
@@ -135,7 +137,7 @@ fn owned(item: &ChunkItem) -> Vec<Run> {
 fn freed(old: Option<&ChunkItem>, new: Option<&ChunkItem>) -> Vec<Run> {
     match (old, new) {
         (None, _) => Vec::new(),
-        (Some(old), Some(new)) if old.slot.is_none() => version_of(old).not_in(Some(&version_of(new))),
+        (Some(old), Some(new)) if old.slot.is_none() => not_in(&old.extents, &new.extents),
         (Some(old), Some(new)) if old.slot == new.slot => Vec::new(),
         (Some(old), _) => owned(old),
     }
@@ -570,9 +572,9 @@ fn describe(owner: Owner) -> &'static str {
     }
 }
 
-fn meta_of(item: Option<ChunkItem>, side: Option<&StagedEntry>) -> Option<ChunkMeta> {
-    let chunk_size = item.as_ref().map(|i| i.chunk_size).or_else(|| side.map(|s| s.chunk_size))?;
-    Some(ChunkMeta { chunk_size, committed: item.map(|i| i.committed), staged: side.map(|s| s.staged) })
+fn meta_of(head: Option<(u32, Committed)>, side: Option<&StagedEntry>) -> Option<ChunkMeta> {
+    let chunk_size = head.map(|(size, _)| size).or_else(|| side.map(|s| s.chunk_size))?;
+    Some(ChunkMeta { chunk_size, committed: head.map(|(_, committed)| committed), staged: side.map(|s| s.staged) })
 }
 
 /// The buffer a successful read carries.
@@ -584,7 +586,7 @@ impl<D: Disk> ChunkStore for CowStore<D> {
     type Payload = Bytes;
 
     fn meta(&self, key: &ChunkKey) -> Option<ChunkMeta> {
-        meta_of(self.index.get(key), self.staged.get(key))
+        meta_of(self.index.head(key), self.staged.get(key))
     }
 
     fn scan(&self, from: &[u8], limit: usize) -> Vec<(ChunkKey, ChunkMeta)> {
@@ -598,7 +600,7 @@ impl<D: Disk> ChunkStore for CowStore<D> {
                 (None, Some((key, _))) => (*key).clone(),
                 (Some((a, _)), Some((b, _))) => a.min(*b).clone(),
             };
-            let item = committed.next_if(|(k, _)| *k == key).map(|(_, item)| item);
+            let item = committed.next_if(|(k, _)| *k == key).map(|(_, item)| (item.chunk_size, item.committed));
             let side = staged.next_if(|(k, _)| **k == key).map(|(_, side)| side);
             out.extend(meta_of(item, side).map(|meta| (key, meta)));
         }

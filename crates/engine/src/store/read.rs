@@ -16,6 +16,7 @@ use super::sums::{Missing, Sums};
 use super::{CowStore, Op, Owner, buffer};
 use crate::disk::{Disk, IoOp};
 use crate::format::journal::Held;
+use crate::format::leaf::ChunkItem;
 use crate::mutation::{Mutation, is};
 use crate::version::{Extent, Version, block_crcs, fold, unpad};
 
@@ -67,7 +68,7 @@ impl<D: Disk> CowStore<D> {
     fn view(&self, key: &ChunkKey, ver: Ver) -> Option<View> {
         let memory = || self.overlay.get(key).map_or_else(Vec::new, |o| o.pieces());
         if let Some(item) = self.index.get(key).filter(|item| item.committed.ver == ver) {
-            return Some(View { version: version_of(&item), memory: memory() });
+            return Some(View { version: version_of(item), memory: memory() });
         }
         let side = self.staged.get(key).filter(|s| s.staged.ver == ver && s.staged.durable && !s.staged.remove)?;
         // A version with a slot of its own is all there.
@@ -284,8 +285,8 @@ impl ReadOp {
 }
 
 /// Where a committed chunk's bytes are.
-pub(super) fn version_of(item: &crate::format::leaf::ChunkItem) -> Version {
-    Version { len: item.committed.len, checksum: item.committed.checksum, extents: item.extents.clone() }
+pub(super) fn version_of(item: ChunkItem) -> Version {
+    Version { len: item.committed.len, checksum: item.committed.checksum, extents: item.extents }
 }
 
 /// The blocks `range`: pieces and what is in memory copied together; the rest is holes.

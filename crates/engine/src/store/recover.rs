@@ -277,6 +277,7 @@ impl<D: Disk> Opener<'_, D> {
                     op: 0,
                     seq: Some(0),
                     fresh: s.fresh,
+                    frees: None,
                     held: s.held,
                     growth: 0,
                 };
@@ -413,7 +414,7 @@ impl<D: Disk> Opener<'_, D> {
     fn redo(&mut self) -> Result<(), OpenError> {
         for (key, held) in std::mem::take(&mut self.state.redo) {
             let Some(item) = self.state.index.get(&key) else { continue };
-            let version = super::version_of(&item);
+            let version = super::version_of(item);
             for h in held {
                 let mut extents: Vec<Extent> = Vec::new();
                 version.clip(h.first, h.first + h.blocks() as u32, &mut extents);

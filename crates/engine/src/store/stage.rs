@@ -24,7 +24,7 @@ use crate::format::StoreKind;
 use crate::format::journal::{Held, Placed, Record, StageRecord};
 use crate::format::leaf::ChunkItem;
 use crate::mutation::{Mutation, is};
-use crate::version::{Change, Version, block_crcs, blocks};
+use crate::version::{Change, Version, block_crcs, blocks, not_in};
 
 /// Below this, an update whose end is not on a block boundary is copied into one buffer rather than written in two parts.
 const COPY_BELOW: u32 = 64 << 10;
@@ -155,7 +155,7 @@ impl<D: Disk> CowStore<D> {
             return Err(Code::InvalidArgument);
         }
         let memory = self.overlay.get(&request.key).map_or_else(Vec::new, |o| o.pieces());
-        let base = item.map(|i| Base { ver: i.committed.ver, version: version_of(&i), memory, slot: i.slot });
+        let base = item.map(|i| Base { ver: i.committed.ver, slot: i.slot, version: version_of(i), memory });
         let mut shape = Shape::of(&request, base.as_ref().map(|b| &b.version));
         let growth = self.admit_growth(&request.key, request.op.kind(), base.is_some(), shape.count)?;
         let place = self.place(&request, base.as_ref(), &mut shape)?;
@@ -171,7 +171,8 @@ impl<D: Disk> CowStore<D> {
         };
         let (slot, fresh) = (place.slot, place.fresh.clone());
         let chunk_size = request.chunk_size;
-        let side = StagedEntry { chunk_size, staged, version: None, slot, op, seq: None, fresh, held: Vec::new(), growth };
+        let (version, frees, held) = (None, None, Vec::new());
+        let side = StagedEntry { chunk_size, staged, version, slot, op, seq: None, fresh, frees, held, growth };
         self.reserved += side.fresh_blocks();
         self.put_staged(&request.key, side);
         self.metrics.started(op, self.now);
@@ -332,6 +333,12 @@ impl<D: Disk> CowStore<D> {
             blocks_read: pieces.iter().map(|p| p.extent.len).sum(),
             method: method as i32,
         };
+        let frees = match &base {
+            _ if place.slot.is_some() => None,
+            None => Some(Vec::new()),
+            Some(base) if base.slot.is_some() || request.op.kind() == OpKind::Remove => None,
+            Some(base) => Some(not_in(&base.version.extents, &version.extents)),
+        };
         let held = held_of(shape.first, &segments, &place.held);
         self.learn(&place.runs, &crcs, shape.first, &place.held);
         let record = Record::Stage(StageRecord {
@@ -352,6 +359,7 @@ impl<D: Disk> CowStore<D> {
         });
         if let Some(s) = self.staged.get_mut(&request.key).filter(|s| s.op == op) {
             s.staged.checksum = version.checksum;
+            s.frees = frees;
             s.version = Some(version);
             self.held_bytes += held.iter().map(|h| h.bytes.len() as u64).sum::<u64>();
             s.held = held;

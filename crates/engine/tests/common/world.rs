@@ -460,6 +460,10 @@ impl<D: Disk> World<D> {
         self.run_some();
         let mut out = Vec::new();
         self.store.turn(self.now, &mut out);
+        // What has completed is looked at by and by; whoever drives a store comes back until it is.
+        while !self.rng.odds(1, 16) && self.store.next_wake().is_some_and(|at| at <= self.now) {
+            self.store.turn(self.now, &mut out);
+        }
         for done in out {
             self.done(done);
         }

@@ -59,11 +59,12 @@ impl State {
             return Err(format!("{} is staged twice", stage.key));
         }
         self.learn(&stage.runs, &stage.crcs, stage.first, &stage.held);
+        let old_slot = base.as_ref().and_then(|b| b.slot);
         let mut version = Version::default();
         if !stage.remove {
             let count = stage.crcs.len() as u32;
             let change = Change { len: stage.len, first: stage.first, count, runs: &stage.runs };
-            version.extents = base.as_ref().map(version_of).unwrap_or_default().derived_extents(&change);
+            version.extents = base.map(version_of).unwrap_or_default().derived_extents(&change);
             (version.len, version.checksum) = (stage.len, stage.checksum);
         }
         let staged = Staged {
@@ -75,7 +76,6 @@ impl State {
             remove: stage.remove,
             durable: true,
         };
-        let old_slot = base.and_then(|b| b.slot);
         let taken = stage.slot.map(|disk| Run { disk, len: super::super::slot_blocks(stage.chunk_size) });
         let in_place = taken.is_some() || old_slot.is_some();
         let fresh = if in_place { taken.into_iter().collect() } else { stage.runs };
@@ -87,6 +87,7 @@ impl State {
             op: 0,
             seq: Some(seq),
             fresh,
+            frees: None,
             held: stage.held,
             growth: 0,
         };
