@@ -56,12 +56,10 @@ const ROTS: [Rot; 7] =
 /// What rot in one place of a region may cost.
 ///
 /// `End` for data: rot in what the very last append wrote cannot be told from a torn write.
-fn at_rest(region: Region, rot: Rot) -> &'static [Cost] {
-    match (region, rot) {
-        (Region::Superblock | Region::Journal | Region::Checkpoint | Region::Index, Rot::Unreadable) => &[Target],
-        (Region::Superblock | Region::Journal | Region::Checkpoint | Region::Index | Region::Table, _) => &[],
-        (Region::Data, Rot::Unreadable) => &[Chunk, Target],
-        (Region::Data, _) => &[Chunk, End],
+fn at_rest(region: Region) -> &'static [Cost] {
+    match region {
+        Region::Superblock | Region::Journal | Region::Checkpoint | Region::Index | Region::Table => &[],
+        Region::Data => &[Chunk, End],
     }
 }
 
@@ -267,7 +265,7 @@ fn rot_in(region: Region) {
             let Some((disk, block)) = past.rotten(rng.pick(&blocks), rot, &mut rng) else { continue };
             let what = format!("seed {seed}: {rot:?} in block {block} ({region:?})");
             let (costs, opened) = judge(&past.world, &disk, [&past.world.before_appends[0]; 2], &what);
-            note(&mut seen, format!("{rot:?}"), &costs, at_rest(region, rot), &what);
+            note(&mut seen, format!("{rot:?}"), &costs, at_rest(region), &what);
             if rot == Rot::Unreadable {
                 unreadable.extend(costs)
             } else {
@@ -285,8 +283,8 @@ fn rot_in(region: Region) {
     println!("{region:?}");
     show(&seen);
     assert!(region != Region::Data || rotten.contains(&Chunk) && unreadable.contains(&Chunk), "rot has not hit any chunk");
-    idle(&rotten, at_rest(region, Rot::Flip), "rot");
-    idle(&unreadable, at_rest(region, Rot::Unreadable), "an unreadable block");
+    idle(&rotten, at_rest(region), "rot");
+    idle(&unreadable, at_rest(region), "an unreadable block");
 }
 
 /// Reads what is there, whatever it should be.
@@ -434,7 +432,9 @@ fn in_flight(lie: Lie, ending: Ending) -> (&'static str, &'static [Cost]) {
         (Lie::Lost(Superblock) | Lie::LostSector(Superblock), Ending::PowerCut) => {
             ("a lost superblock write, then a power cut", &[Target])
         }
-        // The last appends may lie under it.
+        // The append that lies under it is known from the one that was written there.
+        (Lie::Misdirected(Journal, Journal), _) => ("a journal write misdirected in the journal", &[Chunk, Chunks, End, Target]),
+        // The last appends may lie under it, and nothing else says that they were there.
         (Lie::Misdirected(_, Journal), _) => ("a write misdirected into the journal", &[Chunk, Chunks, End, Ends, Target]),
         // Two places are hit: the one written to, and the one that should have been.
         (Lie::Misdirected(..), _) => ("a misdirected write", &[Chunk, Chunks, End, Target]),

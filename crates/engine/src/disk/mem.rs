@@ -202,6 +202,11 @@ impl MemDisk {
         self.0.borrow_mut().unreadable.insert(block);
     }
 
+    /// Whether a read of these bytes would fail.
+    pub fn is_unreadable(&self, offset: u64, len: usize) -> bool {
+        self.0.borrow().is_unreadable(offset, len)
+    }
+
     /// Block numbers that hold anything.
     pub fn blocks(&self) -> Vec<u64> {
         self.0.borrow().current.keys().copied().collect()
@@ -265,12 +270,17 @@ impl Inner {
         }
     }
 
+    fn is_unreadable(&self, offset: u64, len: usize) -> bool {
+        let end = (offset + len as u64).div_ceil(BLOCK_BYTES);
+        self.unreadable.range(offset / BLOCK_BYTES..end).next().is_some()
+    }
+
     fn read(&mut self, offset: u64, mut buf: AlignedBuf, fault: Option<Fault>) -> io::Result<AlignedBuf> {
         if let Some(Fault::Error(errno)) = fault {
             return Err(io::Error::from_raw_os_error(errno));
         }
         let first = offset / BLOCK_BYTES;
-        if self.unreadable.range(first..first + (buf.len() / PAGE) as u64).next().is_some() {
+        if self.is_unreadable(offset, buf.len()) {
             self.struck += 1;
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }

@@ -83,6 +83,11 @@ pub(crate) fn append_room(blocks: u32) -> usize {
 
 /// The append header at the start of `block`, if there is one that belongs to this target and this place.
 pub(crate) fn append_header(block: &[u8], pos: u32, uuid_crc: u32) -> Option<Append> {
+    any_header(block, uuid_crc).filter(|append| append.pos == pos)
+}
+
+/// The same, of whatever place. One that has come to a wrong place still says what was durable when it was issued.
+pub(crate) fn any_header(block: &[u8], uuid_crc: u32) -> Option<Append> {
     let mut get = Get(block.get(..HEADER_BYTES)?);
     if get.u32()? != MAGIC {
         return None;
@@ -90,7 +95,7 @@ pub(crate) fn append_header(block: &[u8], pos: u32, uuid_crc: u32) -> Option<App
     if get.u32()? != seal(uuid_crc, get.0) {
         return None;
     }
-    let append = Append {
+    Some(Append {
         generation: get.u64()?,
         append: get.u64()?,
         durable: get.u64()?,
@@ -100,8 +105,7 @@ pub(crate) fn append_header(block: &[u8], pos: u32, uuid_crc: u32) -> Option<App
         records: get.u32()?,
         pos: get.u32()?,
         prev: get.u32()?,
-    };
-    (append.pos == pos).then_some(append)
+    })
 }
 
 /// A staged update, as recorded: what it changes in the committed version `base` of its chunk.
@@ -189,6 +193,19 @@ pub(crate) struct ScrubMark {
 }
 
 impl Record {
+    /// The chunk it is about.
+    pub(crate) fn key(&self) -> Option<&ChunkKey> {
+        match self {
+            Record::Stage(StageRecord { key, .. })
+            | Record::Commit { key, .. }
+            | Record::Unstage { key, .. }
+            | Record::Install { key, .. }
+            | Record::Purge { key }
+            | Record::Move { key, .. } => Some(key),
+            Record::ClearSessions | Record::PutSession { .. } | Record::Floor(_) | Record::Scrub(_) => None,
+        }
+    }
+
     /// Appends the record with its length in front.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();

@@ -27,6 +27,15 @@ pub(crate) fn fill(stored: &mut [u8]) {
     rest.chunks_exact(B).for_each(|block| xor(parity, block));
 }
 
+/// Whether `stored`, a structure of `bytes` bytes that checks, has the parity and the padding it was written with.
+pub(crate) fn is_right(stored: &[u8], bytes: usize) -> bool {
+    let mut all = vec![0; B];
+    stored.chunks_exact(B).for_each(|block| xor(&mut all, block));
+    // The parity takes the place of one block.
+    let padding = if bytes <= B { &stored[bytes..B] } else { &stored[B + bytes..] };
+    all.iter().chain(padding).all(|&b| b == 0)
+}
+
 /// `bytes` as laid out on disk: padded to whole blocks, with the parity.
 pub(crate) fn protect(bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![0; stored_blocks(bytes.len() as u64) as usize * B];
@@ -149,11 +158,13 @@ mod tests {
             padded.extend_from_slice(&[0x5a; 3 * B]);
             let (body, stored, mended) = read(&padded, check).unwrap();
             assert_eq!((body.len(), stored, mended), (n, blocks, false));
+            assert!(is_right(&good, n + 8));
             for bad in 0..blocks {
                 let mut hit = padded.clone();
                 hit[bad * B..bad * B + 512].fill(0xff);
                 let (found, stored, mended) = read(&hit, check).unwrap();
                 assert_eq!((found == body, stored, mended), (true, blocks, bad != 1), "{n} bytes, block {bad}");
+                assert!(!is_right(&hit[..good.len()], n + 8), "{n} bytes, block {bad}");
             }
             if blocks > 2 {
                 let mut hit = padded.clone();

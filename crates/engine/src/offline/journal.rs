@@ -5,7 +5,7 @@ use catena_types::limits::BLOCK;
 use super::report::{Class, Severity};
 use super::{BLOCK64, SEARCH, Stored, Target};
 use crate::format::codec::Get;
-use crate::format::journal::{Append, HEADER_BYTES, Record, append_header};
+use crate::format::journal::{Append, HEADER_BYTES, Record, any_header, append_header};
 use crate::format::{parity, seal};
 
 /// Bytes read at once when the whole ring is looked at.
@@ -15,7 +15,7 @@ const STEP: u64 = 1 << 20;
 pub(super) struct Survey {
     /// Headers that check, by place.
     pub(super) headers: Vec<Append>,
-    /// The last record that any header, or the checkpoint, says is durable.
+    /// The last record that any header, at whatever place, or the checkpoint says is durable.
     pub(super) known: u64,
 }
 
@@ -73,12 +73,14 @@ impl Target<'_> {
             let n = STEP.min(self.params().journal - at);
             let bytes = self.read(self.params().journal_offset() + at, n as usize);
             for (block, pos) in bytes.chunks(BLOCK as usize).zip((at / BLOCK64) as u32..) {
-                let Some(append) = append_header(block, pos, self.uuid_crc) else { continue };
+                let Some(append) = any_header(block, self.uuid_crc) else { continue };
                 survey.known = survey.known.max(append.durable);
                 if newest.is_none_or(|n| append.generation > n.generation) {
                     newest = Some(append);
                 }
-                survey.headers.push(append);
+                if append.pos == pos {
+                    survey.headers.push(append);
+                }
             }
             at += n;
         }

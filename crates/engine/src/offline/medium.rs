@@ -28,6 +28,9 @@ pub trait Medium {
 
 impl Medium for MemDisk {
     fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if self.is_unreadable(offset, buf.len()) {
+            return Err(io::Error::other("unreadable"));
+        }
         buf.copy_from_slice(&self.peek(offset, buf.len()));
         Ok(())
     }

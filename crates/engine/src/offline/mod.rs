@@ -64,7 +64,8 @@ impl<'m> Target<'m> {
         self.findings.note(class, severity, offset, what);
     }
 
-    /// `len` bytes from `offset`. Blocks that the disk does not give are zero here, and noted.
+    /// `len` bytes from `offset`. Blocks that the disk does not give are zero here, and noted: what they are part of says
+    /// what that costs, and only of data they are a loss in any case.
     fn read(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut out = vec![0; len];
         if self.medium.read(offset, &mut out).is_ok() {
@@ -74,7 +75,8 @@ impl<'m> Target<'m> {
             let at = offset + n as u64 * BLOCK64;
             if let Err(e) = self.medium.read(at, block) {
                 block.fill(0);
-                self.note(Class::Unreadable, Severity::Damage, at, format!("a block cannot be read: {e}"));
+                let lost = if at < self.params().data_offset() { Severity::Repairable } else { Severity::Damage };
+                self.note(Class::Unreadable, lost, at, format!("a block cannot be read: {e}"));
             }
         }
         out

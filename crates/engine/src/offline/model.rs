@@ -48,21 +48,6 @@ pub(super) struct Model {
     pub(super) crcs: BTreeMap<u64, u32>,
 }
 
-impl Record {
-    /// The chunk it is about.
-    pub(super) fn key(&self) -> Option<&ChunkKey> {
-        match self {
-            Record::Stage(StageRecord { key, .. })
-            | Record::Commit { key, .. }
-            | Record::Unstage { key, .. }
-            | Record::Install { key, .. }
-            | Record::Purge { key }
-            | Record::Move { key, .. } => Some(key),
-            Record::ClearSessions | Record::PutSession { .. } | Record::Floor(_) | Record::Scrub(_) => None,
-        }
-    }
-}
-
 /// Blocks that hold `len` bytes.
 pub(super) fn blocks_of(len: u32) -> u32 {
     len.div_ceil(BLOCK)

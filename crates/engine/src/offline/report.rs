@@ -113,7 +113,11 @@ impl Class {
             (Severity::Info, _) => "nothing: it was never acknowledged, and the next start leaves it out",
             (Severity::Repairable, Class::Table) => "start the node: the next read of the chunk, or the scrub, mends it",
             (Severity::Repairable, Class::Parity) => {
-                "nothing is lost; it is written anew when what it protects changes, until then another bad block costs it"
+                "nothing is lost; in the journal the next start mends it, elsewhere it is written anew when what it protects \
+                 changes: until then another bad block costs that"
+            }
+            (Severity::Repairable, Class::Unreadable) => {
+                "start the node: it goes without this block, and what was in it is written elsewhere; check the disk (dmesg)"
             }
             (Severity::Repairable, _) => "start the node: it mends this when it opens the target",
             (Severity::Damage, Class::Data | Class::Unreadable | Class::Padding) => {

@@ -51,7 +51,7 @@ fn read_copies(medium: &dyn Medium, findings: &Findings) -> Result<[Vec<u8>; 2],
             return Err(OpenError::Io { name: medium.name(), action: "reading the superblock".to_string(), source });
         }
         block.fill(0);
-        findings.note(Class::Unreadable, Severity::Damage, offset, format!("a block cannot be read: {source}"));
+        findings.note(Class::Unreadable, Severity::Repairable, offset, format!("a block cannot be read: {source}"));
     }
     Ok(blocks)
 }

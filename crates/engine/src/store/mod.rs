@@ -91,9 +91,12 @@ pub struct Recovery {
     pub superblock_repaired: bool,
     /// Structures of the journal, the index or the checkpoint with a bad block, mended from their parity.
     pub mended: u64,
+    /// Blocks that the disk did not give.
+    pub unreadable: u64,
 }
 
 /// The staged side of a chunk.
+#[derive(Clone)]
 struct StagedEntry {
     chunk_size: u32,
     staged: Staged,
