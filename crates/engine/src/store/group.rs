@@ -305,7 +305,7 @@ impl<D: Disk> CowStore<D> {
     /// Everything in the group is durable.
     pub(super) fn group_durable(&mut self) {
         if let Some(group) = &self.group {
-            self.journal.durable = self.journal.durable.max(group.last_seq);
+            self.journal.note_durable(group.last_seq);
             if group.phase == Phase::Flushing {
                 self.metrics.flush.note(self.now.saturating_sub(group.flushed));
             }
@@ -385,7 +385,8 @@ impl<D: Disk> CowStore<D> {
 
     /// The checkpoint is durable: so is a group that went into it.
     pub(super) fn checkpoint_durable(&mut self, seq: u64) {
-        self.journal.durable = self.journal.durable.max(seq);
+        self.journal.note_durable(seq);
+        self.journal.said = self.journal.said.max(seq);
         if self.group.as_ref().is_some_and(|g| g.phase == Phase::InCheckpoint) {
             self.group_durable();
         }
@@ -411,7 +412,7 @@ impl<D: Disk> CowStore<D> {
     /// The flush has completed: everything up to `seq` is durable.
     pub(super) fn flushed_late(&mut self, seq: u64) {
         self.late_flush = false;
-        self.journal.durable = self.journal.durable.max(seq);
+        self.journal.note_durable(seq);
         self.journal.reported_at = (self.journal.reported > self.journal.durable).then_some(self.now);
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! The bytes of an update that fall on blocks the chunk uses travel in the journal record and stay in memory (`held` of the
 //! staged update, then the chunk's overlay); blocks the chunk does not use yet are written to the slot at once, where no
-//! version shows them. A commit queues an apply; it is written when the commit's record is durable and every older
-//! operation has ended, so that readers of the old version never see new bytes. From then on the overlay is not needed.
+//! version shows them. A commit queues an apply; it is written when the medium itself says that the commit's record is
+//! durable (else rot in the last append could undo the commit, and the old bytes would be gone) and every older operation
+//! has ended, so that readers of the old version never see new bytes. From then on the overlay is not needed.
 //! Blocks that a chunk gives up (a cut, a dropped update) are guarded in the same way: until the record that gives them up
 //! is durable and older operations have ended, they count as in use.
 //!
@@ -18,9 +19,10 @@ use bytes::Bytes;
 use catena_types::ChunkKey;
 use catena_types::limits::BLOCK;
 
+use super::group::Notify;
 use super::{BLOCK64, CowStore, Op, Owner};
 use crate::disk::{Disk, IoOp};
-use crate::format::journal::Held;
+use crate::format::journal::{Held, Record};
 use crate::mutation::{Mutation, is};
 use crate::version::{Extent, Version, block_crcs};
 
@@ -233,7 +235,7 @@ impl<D: Disk> CowStore<D> {
         let mut busy = BTreeSet::new();
         let mut ready = Vec::new();
         for apply in &self.applies {
-            let durable = apply.seq.is_some_and(|seq| seq <= self.journal.durable) || is(Mutation::ApplyEarly);
+            let durable = apply.seq.is_some_and(|seq| seq <= self.journal.said) || is(Mutation::ApplyEarly);
             let alone = apply.before <= oldest || is(Mutation::ApplyUnderReaders);
             if busy.insert(&apply.key) && apply.op.is_none() && durable && alone {
                 ready.push(apply.number);
@@ -241,6 +243,16 @@ impl<D: Disk> CowStore<D> {
         }
         for number in ready {
             self.issue_apply(number);
+        }
+    }
+
+    /// Where applies only wait for the medium to say that their records are durable, and nothing else is to be recorded: a
+    /// record that changes nothing.
+    pub(super) fn say_durable(&mut self) {
+        let waits = |a: &Apply| a.seq.is_some_and(|seq| seq <= self.journal.durable && seq > self.journal.said);
+        if self.queue.is_empty() && self.group.is_none() && self.applies.iter().any(waits) {
+            let urgent = !self.may_hold(self.held_bytes);
+            self.enqueue(Some(&Record::Floor(self.floor)), urgent, Notify::None, 0, Vec::new());
         }
     }
 

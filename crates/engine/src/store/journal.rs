@@ -1,5 +1,7 @@
 //! The journal's ring in memory: where the head is, what is live, and the bytes of an append.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use catena_arena::Arena;
 use catena_types::Time;
@@ -25,6 +27,10 @@ pub(crate) struct Journal {
     pub(crate) next_seq: u64,
     /// Last record known durable.
     pub(crate) durable: u64,
+    /// Last record that the medium says is durable: a later append, or the superblock, which is durable itself.
+    pub(crate) said: u64,
+    /// Appends that are not known durable: their last record, and what they say is durable.
+    pub(crate) saying: VecDeque<(u64, u64)>,
     /// Last record whose callers have been told; not below `durable` once anything was reported.
     pub(crate) reported: u64,
     /// Since when a reported record has not been durable.
@@ -40,6 +46,14 @@ impl Journal {
     /// Number of the last record.
     pub(crate) fn last_seq(&self) -> u64 {
         self.next_seq - 1
+    }
+
+    /// Everything up to `seq` is durable.
+    pub(crate) fn note_durable(&mut self, seq: u64) {
+        self.durable = self.durable.max(seq);
+        while let Some((_, said)) = self.saying.pop_front_if(|(last, _)| *last <= self.durable) {
+            self.said = self.said.max(said);
+        }
     }
 
     /// The writes of an append of `records` records, the first of which is `first_seq`; the head moves behind it.
@@ -82,6 +96,7 @@ impl Journal {
         self.head = (self.head + blocks) % self.blocks;
         self.used += blocks;
         self.next_append += 1;
+        self.saying.push_back((first_seq + u64::from(records) - 1, self.durable));
         self.prev = append.id(uuid_crc);
         writes
     }

@@ -275,6 +275,7 @@ impl<D: Disk> CowStore<D> {
             self.advance_group();
             self.advance_checkpoint();
             self.advance_applies();
+            self.say_durable();
             self.release_limbo();
             self.work_in_background();
             // A group of nothing but marks ends at once: then the next one can go.
@@ -347,7 +348,7 @@ impl<D: Disk> CowStore<D> {
 
     /// Whether no apply waits for anything but its commit's record.
     fn applies_wait_for_records(&self) -> bool {
-        self.applies.iter().all(|a| a.seq.is_none_or(|seq| seq > self.journal.durable))
+        self.applies.iter().all(|a| a.seq.is_none_or(|seq| seq > self.journal.said))
     }
 
     /// When [`CowStore::turn`] is to be called at the latest, if records wait for company or for a flush.

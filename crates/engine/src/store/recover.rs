@@ -276,6 +276,8 @@ impl<'a, D: Disk> Opener<'a, D> {
             prev: tail.end.prev,
             next_seq: tail.end.next_seq + u64::from(tail.kept_records),
             durable: tail.known,
+            said: tail.known,
+            saying: VecDeque::new(),
             reported: 0,
             reported_at: None,
         };
@@ -290,7 +292,7 @@ impl<'a, D: Disk> Opener<'a, D> {
         if !is(Mutation::SkipFlushAtOpen) {
             self.io.flush()?;
         }
-        journal.durable = journal.last_seq();
+        journal.note_durable(journal.last_seq());
         Ok(journal)
     }
 }

@@ -40,9 +40,9 @@ pub fn committed(ver: Ver, bytes: &[u8]) -> Committed {
 /// Turns until nothing is in flight and nothing waits.
 pub fn turns(store: &mut CowStore<MemDisk>) -> Vec<Done<Bytes>> {
     let mut out = Vec::new();
-    let mut now = 0;
+    let mut now = 0u64;
     while store.busy() || store.next_wake().is_some() {
-        now += 60_000_000;
+        now = now.max(store.next_wake().unwrap_or(0)).saturating_add(60_000_000);
         store.turn(now, &mut out);
     }
     out
