@@ -45,6 +45,8 @@ pub enum Mutation {
     ForgetStaged,
     /// `in_place`: bytes go to their place before the commit is durable.
     ApplyEarly,
+    /// `in_place`: bytes go to their place before the medium says that the commit is durable.
+    ApplyUnsaid,
     /// `in_place`: bytes go to their place under readers of the old version.
     ApplyUnderReaders,
     /// `in_place`: blocks that are given up are written to at once.
@@ -59,7 +61,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 25] = {
+    pub const ALL: [Mutation; 26] = {
         use Mutation::*;
         [
             FreeBeforeDurable,
@@ -82,6 +84,7 @@ impl Mutation {
             BothSuperblocks,
             ForgetStaged,
             ApplyEarly,
+            ApplyUnsaid,
             ApplyUnderReaders,
             SkipGuard,
             ForgetRedo,

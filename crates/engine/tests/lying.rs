@@ -295,6 +295,11 @@ fn look(disk: &MemDisk) -> Opened {
 }
 
 #[test]
+fn rot_in_the_last_append_undoes_a_commit() {
+    direct::rot_in_the_last_append_undoes_a_commit();
+}
+
+#[test]
 fn rot_in_the_superblock() {
     rot_in(Region::Superblock);
 }

@@ -235,7 +235,8 @@ impl<D: Disk> CowStore<D> {
         let mut busy = BTreeSet::new();
         let mut ready = Vec::new();
         for apply in &self.applies {
-            let durable = apply.seq.is_some_and(|seq| seq <= self.journal.said) || is(Mutation::ApplyEarly);
+            let said = if is(Mutation::ApplyUnsaid) { self.journal.durable } else { self.journal.said };
+            let durable = apply.seq.is_some_and(|seq| seq <= said) || is(Mutation::ApplyEarly);
             let alone = apply.before <= oldest || is(Mutation::ApplyUnderReaders);
             if busy.insert(&apply.key) && apply.op.is_none() && durable && alone {
                 ready.push(apply.number);

@@ -1,7 +1,7 @@
 //! Calls by hand, for tests of one thing.
 
 use bytes::Bytes;
-use catena_engine::CowStore;
+use catena_engine::{CowStore, StoreKind};
 use catena_engine::disk::mem::MemDisk;
 use catena_types::crc::crc32c;
 use catena_types::*;
@@ -80,4 +80,27 @@ pub fn open(disk: MemDisk) -> CowStore<MemDisk> {
     let store = CowStore::open(disk, &super::arena()).unwrap();
     store.verify().unwrap();
     store
+}
+
+/// A store in place: a commit follows an update of another chunk in the last append of the journal, and what that update
+/// wrote rots. With it goes the commit, and the version before it has to be there still.
+pub fn rot_in_the_last_append_undoes_a_commit() {
+    let (mut store, disk) = super::fresh(StoreKind::InPlace, 64, 40);
+    let (chunk, other) = (key("k"), key("other"));
+    write(&mut store, &chunk, 1, Op::write(0, 8192), &[1; 8192]);
+    turns(&mut store);
+    store.stage(request(&chunk, 2, Op::write(0, 4096), &[2; 4096])).unwrap();
+    turns(&mut store);
+    store.stage(request(&other, 1, Op::write(0, 4096), &[3; 4096])).unwrap();
+    store.commit(&chunk, 2, 1);
+    let mut done = Vec::new();
+    (0..20).for_each(|_| store.turn(0, &mut done));
+    assert!(done.iter().any(|d| matches!(d, Done::Staged { key, .. } if *key == other)), "{done:?}");
+    let data = store.params().data_offset() / 4096;
+    let rotten = disk.blocks().into_iter().find(|&b| b >= data && disk.peek(b * 4096, 4096) == [3; 4096]).unwrap();
+    disk.poke(rotten * 4096, &[0; 4096]);
+    let mut store = open(disk.fork());
+    let ver = store.meta(&chunk).unwrap().commit_ver();
+    assert!(store.meta(&other).is_none(), "the update that rotted was not known durable");
+    assert_eq!(read(&mut store, &chunk, ver).unwrap(), [1; 8192][..], "version {ver}");
 }
