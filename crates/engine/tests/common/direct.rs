@@ -1,8 +1,8 @@
 //! Calls by hand, for tests of one thing.
 
 use bytes::Bytes;
-use catena_engine::{CowStore, StoreKind};
 use catena_engine::disk::mem::MemDisk;
+use catena_engine::{CowStore, StoreKind};
 use catena_types::crc::crc32c;
 use catena_types::*;
 
