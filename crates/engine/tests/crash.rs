@@ -45,16 +45,23 @@ fn small_world(kind: StoreKind, seed: u64, capacity: u64, journal: u64, sizes: &
 
 /// Steps on a disk that does things at once, or on one that is slow and does them in any order.
 fn live(world: &mut World<MemDisk>, disk: &MemDisk, steps: usize, slow: bool) {
+    on(world, disk, slow, |world| {
+        for _ in 0..steps {
+            world.step();
+            if slow {
+                world.turn();
+            }
+        }
+    });
+}
+
+/// As [`live`], for what `life` does.
+fn on(world: &mut World<MemDisk>, disk: &MemDisk, slow: bool, life: impl FnOnce(&mut World<MemDisk>)) {
     if slow {
         disk.set_held(true);
         world.slow = Some(disk.clone());
     }
-    for _ in 0..steps {
-        world.step();
-        if slow {
-            world.turn();
-        }
-    }
+    life(world);
     world.settle();
     disk.set_held(false);
     world.slow = None;
@@ -98,20 +105,58 @@ fn power_cuts_with_large_chunks() {
     });
 }
 
+/// Makes a chunk one that lies in many pieces.
+fn shatter(world: &mut World<MemDisk>, key: &ChunkKey) {
+    const SIZE: u32 = 128 << 10;
+    world.purge(key);
+    let whole = (0, SIZE);
+    for (offset, len) in [whole].into_iter().chain((0..SIZE).step_by(24 << 10).map(|offset| (offset, 4096))) {
+        let payload = world.rng.bytes(len as usize);
+        world.stage_op(key, SIZE, Op::write(offset, len), payload);
+        world.settle();
+        let state = world.state(key);
+        if let Some(staged) = &state.staged {
+            world.commit(key, &state, staged.ver);
+        }
+    }
+    world.settle();
+}
+
 /// Fragmented chunks are moved, freed space is punched, everything is scrubbed, all the time.
 #[test]
 fn power_cuts_beside_background_work() {
     let counts = run("background work", 8, 6, |kind, seed| {
-        let (mut world, disk) = small_world(kind, seed, 1500, 40, &[64 << 10, 128 << 10]);
-        world.keys = (0..8).map(|n| direct::key(&format!("chunk {n}"))).collect();
-        world.scatter = true;
-        world.mix = Mix { update: 150, read: 300, install: 3, purge: 3, removes: 3, turn: 300, ..WRITES };
+        let (mut world, disk) = small_world(kind, seed, 12_000, 40, &[64 << 10, 128 << 10]);
+        world.keys = (0..12).map(|n| direct::key(&format!("chunk {n:02}"))).collect();
+        world.mix = Mix { read: 0, install: 3, purge: 3, removes: 3, ..WRITES };
+        world.with_background(REST);
+        live(&mut world, &disk, 200, false);
+        world.keys.clone().iter().for_each(|key| shatter(&mut world, key));
+        // Each is read, which has it moved, while others change.
         world.with_background(BUSY);
-        // Until there is something to do.
-        live(&mut world, &disk, 1500, false);
-        Trace::record(seed, &disk, world, |w| live(w, &disk, 300, seed % 3 > 0))
+        world.mix = Mix { read: 100, turn: 100, ..world.mix };
+        let moves = |w: &mut World<MemDisk>| {
+            for key in w.keys.clone() {
+                // What is staged stays where it is.
+                for _ in 0..50 {
+                    let state = w.state(&key);
+                    if state.staged.is_some() {
+                        w.update(&key, &state);
+                        w.turn();
+                    }
+                }
+                w.read_whole(&key);
+                for n in 0..80 {
+                    w.turn();
+                    if n % 10 == 0 {
+                        w.step();
+                    }
+                }
+            }
+        };
+        Trace::record(seed, &disk, world, |w| on(w, &disk, seed % 3 > 0, moves))
     });
-    let moved = counts.moved > 0 || !KINDS.contains(&StoreKind::Cow);
+    let moved = counts.moved >= 2 * counts.histories || !KINDS.contains(&StoreKind::Cow);
     assert!(moved && counts.punched > 0 || counts.images < 5_000, "{counts:?}");
 }
 

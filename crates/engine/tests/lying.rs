@@ -13,6 +13,8 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use catena_engine::disk::mem::{Event, Fault, MemDisk, SECTOR, What};
+use catena_engine::offline::inspect::journal;
+use catena_engine::offline::{Options, Severity, fsck};
 use catena_engine::{CowStore, OpenError, Params, StoreKind};
 use catena_types::{ChunkKey, ChunkStore, Code, Op, Ver};
 use common::*;
@@ -55,7 +57,8 @@ const ROTS: [Rot; 7] =
 
 /// What rot in one place of a region may cost.
 ///
-/// `End` for data: rot in what the very last append wrote cannot be told from a torn write.
+/// `End` for data: rot in what the very last append wrote cannot be told from a torn write. In place, what has been applied
+/// after a commit in that append has then taken the place of what the loss of its record brings back, and reads say so.
 fn at_rest(region: Region) -> &'static [Cost] {
     match region {
         Region::Superblock | Region::Journal | Region::Checkpoint | Region::Index | Region::Table => &[],
@@ -266,13 +269,11 @@ fn rot_in(region: Region) {
             let what = format!("seed {seed}: {rot:?} in block {block} ({region:?})");
             let (costs, opened) = judge(&past.world, &disk, [&past.world.before_appends[0]; 2], &what);
             note(&mut seen, format!("{rot:?}"), &costs, at_rest(region), &what);
-            if rot == Rot::Unreadable {
-                unreadable.extend(costs)
-            } else {
-                rotten.extend(costs)
-            }
+            if rot == Rot::Unreadable { &mut unreadable } else { &mut rotten }.extend(costs.iter().copied());
             let Some(mut opened) = opened else { continue };
-            opened.one_block_is_lost(&what);
+            if !costs.contains(&End) {
+                opened.one_block_is_lost(&what);
+            }
             hits += 1;
             if hits.is_multiple_of(4) {
                 // What a repair wrote is not in the model: start from a fresh look.
@@ -355,6 +356,64 @@ fn rot_behind_the_end_of_a_chunk_is_never_shown() {
             right(direct::read_at(&mut store, &key, 2, 4096, 4096), &[&[1; 904][..], &[0; 3192]].concat(), "the block, extended");
             right(direct::read_at(&mut store, &key, 2, 6000, 500), &[0; 500], "what was rotten");
         }
+    }
+}
+
+/// The last two appends of a journal: where they lie, the later one first.
+fn last_two(disk: &MemDisk) -> [(u64, usize); 2] {
+    let mut live: Vec<_> = journal(disk).unwrap().appends.into_iter().filter(|a| a.live).collect();
+    live.sort_by_key(|a| std::cmp::Reverse(a.append));
+    [0, 1].map(|n| (live[n].offset, live[n].blocks as usize * 4096))
+}
+
+/// An append that has landed on the one before says that this one was durable: its loss is named. Bytes of anything else
+/// over the last appends are the one thing that cannot be told from an end that was torn: nothing on the target says that
+/// they were there. Where the second last one survives, only the last is lost.
+#[test]
+fn what_a_misdirected_write_to_the_journal_costs() {
+    for &kind in KINDS.iter() {
+        let (mut store, disk) = fresh(kind, 64, 40);
+        for n in 1..=3 {
+            direct::write(&mut store, &direct::key("k"), n, Op::write(0, 5), b"bytes");
+        }
+        let before = disk.fork();
+        direct::write(&mut store, &direct::key("k"), 4, Op::write(0, 5), b"later");
+        let [(last, size), (second, room)] = last_two(&disk);
+        // A commit's record goes with the next update's.
+        let versions = |disk: MemDisk| {
+            let meta = CowStore::open(disk, &arena()).unwrap().meta(&direct::key("k")).unwrap();
+            (meta.committed.unwrap().ver, meta.staged.unwrap().ver)
+        };
+        assert_eq!(versions(disk.fork()), (3, 4));
+
+        let hit = disk.fork();
+        hit.poke(second, &disk.peek(last, size));
+        hit.poke(last, &before.peek(last, size));
+        let refused = CowStore::open(hit.clone(), &arena()).err();
+        assert!(matches!(refused, Some(OpenError::CorruptJournal { .. })), "{kind:?}: {refused:?}");
+        assert_eq!(fsck(&hit, &Options::default(), &mut |_| {}).unwrap().worst(), Some(Severity::Fatal), "{kind:?}");
+
+        let hit = disk.fork();
+        hit.poke(last, &vec![7; size]);
+        assert_eq!(versions(hit), (2, 3), "{kind:?}: the last append");
+
+        let hit = disk.fork();
+        hit.poke(second, &vec![7; room + size]);
+        assert_eq!(versions(hit), (1, 2), "{kind:?}: the last two");
+    }
+}
+
+/// A disk that refuses everything has failed; it does not hold a damaged target.
+#[test]
+fn a_disk_that_refuses_everything_is_named() {
+    let (mut store, disk) = fresh(KINDS[0], 64, 400);
+    direct::write(&mut store, &direct::key("k"), 1, Op::write(0, 5), b"bytes");
+    let rings = region(store.params(), Region::Journal);
+    for blocks in [rings.start / 4096..rings.end / 4096, 0..9] {
+        let bad = disk.fork();
+        blocks.for_each(|block| bad.set_unreadable(block));
+        let refused = CowStore::open(bad, &arena()).err();
+        assert!(matches!(refused, Some(OpenError::Io { .. })), "{refused:?}");
     }
 }
 

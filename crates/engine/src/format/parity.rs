@@ -122,6 +122,21 @@ fn mend_first<T>(plain: &mut [u8], parity: &[u8], check: &mut impl FnMut(&[u8]) 
     None
 }
 
+/// Blocks on disk of the structure at the start of `stored` whose first block is lost: `starts` says of a first block how
+/// many there are of its structure, and there is such a one that the parity agrees with.
+pub(crate) fn lost_first(stored: &[u8], starts: impl Fn(&[u8]) -> Option<u32>) -> Option<u32> {
+    let mut blocks = stored.chunks_exact(B).skip(1);
+    let mut first = blocks.next()?.to_vec();
+    let mut count = 2;
+    loop {
+        if starts(&first) == Some(count) {
+            return Some(count);
+        }
+        xor(&mut first, blocks.next()?);
+        count += 1;
+    }
+}
+
 fn xor(into: &mut [u8], with: &[u8]) {
     into.iter_mut().zip(with).for_each(|(a, b)| *a ^= b);
 }
@@ -159,6 +174,9 @@ mod tests {
             let (body, stored, mended) = read(&padded, check).unwrap();
             assert_eq!((body.len(), stored, mended), (n, blocks, false));
             assert!(is_right(&good, n + 8));
+            let starts = |first: &[u8]| (first == &good[..B]).then_some(blocks as u32);
+            let lost = [&[0xff; B][..], &padded[B..]].concat();
+            assert_eq!(lost_first(&lost, starts), Some(blocks as u32));
             for bad in 0..blocks {
                 let mut hit = padded.clone();
                 hit[bad * B..bad * B + 512].fill(0xff);

@@ -406,7 +406,7 @@ impl<D: Disk> CowStore<D> {
     /// When [`CowStore::flush_late`] has something to do.
     pub(super) fn late_flush_due(&self) -> Option<Time> {
         let since = self.journal.reported_at.filter(|_| self.journal.reported > self.journal.durable && !self.late_flush);
-        since.map(|since| since + LATE_NS)
+        since.map(|since| since.saturating_add(LATE_NS))
     }
 
     /// The flush has completed: everything up to `seq` is durable.

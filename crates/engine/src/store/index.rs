@@ -97,14 +97,15 @@ impl Index {
         let mut get = Get(&entries);
         let (fence, _) = next_entry(&mut Get(&entries))?;
         let fence: Box<[u8]> = if self.leaves.is_empty() { Box::default() } else { fence.into() };
-        let mut last = self.leaves.last_key_value().and_then(|(_, leaf)| last_key(&leaf.entries)).unwrap_or_default();
+        let before = self.leaves.last_key_value().and_then(|(_, leaf)| last_key(&leaf.entries)).unwrap_or_default();
+        let mut last = &before[..];
         while get.end().is_none() {
             let (key, mut fields) = next_entry(&mut get)?;
             ChunkItem::decode(&mut fields)?;
-            if key <= &last[..] {
+            if key <= last {
                 return None;
             }
-            last = key.to_vec();
+            last = key;
             self.chunks += 1;
         }
         self.blocks += leaf_blocks(entries.len());

@@ -13,23 +13,24 @@ mod replay;
 mod tail;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
 use std::rc::Rc;
 
 use catena_arena::Arena;
 use catena_types::{ChunkKey, SessionId, SessionRow, Ver};
 
 use super::create::uuid_crc;
-use super::in_place::held_of;
+use super::in_place::{held_of, slot_blocks};
 use super::index::{Index, Place};
 use super::journal::Journal;
 use super::scrub::Scrub;
 use super::table::Table;
-use super::{BLOCK64, CowStore, Recovery, StagedEntry, Stats, owned};
+use super::{BLOCK64, CowStore, Recovery, StagedEntry, Stats};
 use crate::alloc::{Allocator, Run};
 use crate::disk::Disk;
 use crate::error::OpenError;
+use crate::format::codec::Get;
 use crate::format::journal::{Held, ScrubMark};
+use crate::format::leaf::{ChunkItem, next_entry};
 use crate::format::superblock::{SUPERBLOCK_OFFSETS, SuperProblem, Superblock};
 use crate::format::{FORMAT, Params};
 use crate::metrics::Metrics;
@@ -220,19 +221,31 @@ impl<'a, D: Disk> Opener<'a, D> {
     }
 
     /// The allocator.
-    fn rebuild(&self) -> Result<Allocator, OpenError> {
+    fn rebuild(&mut self) -> Result<Allocator, OpenError> {
         let mut alloc = Allocator::new(self.params().blocks());
-        let mut own = |key: &ChunkKey, run: &Run| match alloc.set(*run) {
-            true => Ok(()),
-            false => Err(self.inconsistent(format!("blocks {}+{} of {key} have two owners", run.disk, run.len))),
+        let mut shared = None;
+        let mut own = |key: &[u8], run: Run| {
+            if !alloc.set(run) && shared.is_none() {
+                shared = Some(format!("blocks {}+{} of {} have two owners", run.disk, run.len, key.escape_ascii()));
+            }
         };
-        for (key, item) in self.state.index.range(Bound::Unbounded) {
-            owned(&item).iter().try_for_each(|run| own(&key, run))?;
+        for leaf in self.state.index.leaves_mut() {
+            let mut get = Get(&leaf.entries);
+            while let Some((key, mut fields)) = next_entry(&mut get) {
+                match ChunkItem::decode(&mut fields) {
+                    Some(ChunkItem { slot: Some(disk), chunk_size, .. }) => own(key, Run { disk, len: slot_blocks(chunk_size) }),
+                    Some(item) => item.extents.iter().for_each(|e| own(key, Run { disk: e.disk, len: e.len })),
+                    None => {}
+                }
+            }
         }
         for (key, side) in &self.state.staged {
-            side.fresh.iter().try_for_each(|run| own(key, run))?;
+            side.fresh.iter().for_each(|run| own(key.as_bytes(), *run));
         }
-        Ok(alloc)
+        match shared {
+            Some(why) => Err(self.inconsistent(why)),
+            None => Ok(alloc),
+        }
     }
 
     /// Brings bytes of committed chunks to their place.

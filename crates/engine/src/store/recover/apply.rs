@@ -104,7 +104,7 @@ impl State {
         }
         let new = committed_of(&side, chain_ver);
         let slot = |item: &ChunkItem| item.slot;
-        if self.index.get(key).as_ref().and_then(slot) != new.as_ref().and_then(slot) {
+        if self.redo.contains_key(key) && self.index.get(key).as_ref().and_then(slot) != new.as_ref().and_then(slot) {
             self.redo.remove(key);
         }
         self.index.set(key, new.as_ref());

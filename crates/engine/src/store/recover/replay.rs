@@ -103,7 +103,9 @@ impl<D: Disk> Opener<'_, D> {
     fn read_ring(&mut self) -> Result<Ring, OpenError> {
         let params = self.params();
         let mut bytes = Vec::with_capacity(params.journal as usize);
-        self.io.read(self.arena, params.journal_offset(), params.journal, &mut bytes)?;
+        let start = u64::from(self.superblock.checkpoint.pos) * BLOCK64;
+        self.io.read(self.arena, params.journal_offset() + start, params.journal - start, &mut bytes)?;
+        self.io.read(self.arena, params.journal_offset(), start, &mut bytes)?;
         Ok(Ring { bytes, blocks: (params.journal / BLOCK64) as u32, uuid_crc: self.uuid_crc })
     }
 
@@ -212,6 +214,7 @@ enum Found {
 
 /// The journal as it was read.
 struct Ring {
+    /// From the block on where replay starts, and over the end.
     bytes: Vec<u8>,
     blocks: u32,
     uuid_crc: u32,
@@ -224,16 +227,17 @@ impl Ring {
         // Of an earlier lap, or of what was behind an end that was rewritten.
         let expected =
             |a: &Append| (a.append, a.first_seq, a.prev) == (place.append, place.next_seq, place.prev) && a.blocks() <= left;
-        // A header of another append does not mean that nothing is here: the parity may hold what was written over it.
-        let start = self.bytes.get(place.pos as usize * BLOCK as usize..).unwrap_or(&[]);
-        let header = append_header(start, place.pos, self.uuid_crc).filter(expected);
-        // No append is larger: see `form_group` and `admit_growth`.
-        let most = append_blocks(GROUP_BYTES as u64 + self.bytes.len() as u64 / 2);
-        let stored = self.window(place.pos, header.as_ref().map_or(left.min(most), Append::blocks));
-        let found = parity::read(&stored, |plain| {
-            let Some(append) = append_header(plain, place.pos, self.uuid_crc).filter(expected) else {
-                return parity::Check::NoStart;
-            };
+        let header_of = |block: &[u8]| append_header(block, place.pos, self.uuid_crc).filter(expected);
+        let rest = &self.bytes[place.used as usize * BLOCK as usize..];
+        let header = header_of(rest);
+        // A header of another append does not mean that nothing is here: the parity may hold what was written over it. No
+        // append is larger: see `form_group` and `admit_growth`.
+        let most = append_blocks(GROUP_BYTES as u64 + self.bytes.len() as u64 / 2).min(left) as usize * BLOCK as usize;
+        let lost = || parity::lost_first(&rest[..most], |first| header_of(first).map(|a| a.blocks()));
+        let Some(blocks) = header.as_ref().map(Append::blocks).or_else(lost) else { return Found::Nothing };
+        let stored = &rest[..blocks as usize * BLOCK as usize];
+        let found = parity::read(stored, |plain| {
+            let Some(append) = header_of(plain) else { return parity::Check::NoStart };
             let count = append.blocks() as usize - 1;
             let body = plain.get(HEADER_BYTES..HEADER_BYTES + append.body as usize);
             match body.filter(|body| seal(self.uuid_crc, body) == append.body_crc) {
@@ -243,7 +247,7 @@ impl Ring {
         });
         match (found, header) {
             (Some(((append, body), _, mended)), _) => {
-                let odd = if mended { Vec::new() } else { self.odd_blocks(&append, &body, &stored) };
+                let odd = if mended { Vec::new() } else { self.odd_blocks(&append, &body, stored) };
                 Found::Whole(Entry { append, body, mended, odd })
             }
             (None, Some(append)) => Found::Torn { records: append.records },
@@ -260,15 +264,5 @@ impl Ring {
         let blocks = right.chunks(BLOCK as usize).zip(stored.chunks(BLOCK as usize));
         let odd = (append.pos..).zip(blocks).filter(|(_, (right, found))| right != found);
         odd.map(|(pos, (right, _))| (pos % self.blocks, right.to_vec())).collect()
-    }
-
-    /// `count` blocks from `pos` on, over the end.
-    fn window(&self, pos: u32, count: u32) -> Vec<u8> {
-        let (start, size) = (pos as usize * BLOCK as usize, count as usize * BLOCK as usize);
-        let first = size.min(self.bytes.len() - start);
-        let mut out = Vec::with_capacity(size);
-        out.extend_from_slice(&self.bytes[start..start + first]);
-        out.extend_from_slice(&self.bytes[..size - first]);
-        out
     }
 }
