@@ -11,7 +11,7 @@ use catena_types::{ChunkKey, Code, Failure, Op, OpKind, Precondition, Routing, S
 use catena_wire::client::{ReadReply, UpdateReply};
 
 use super::manager::MANAGER;
-use super::{Ev, MS, Plan, World};
+use super::{Ev, MS, Plan, Rule, World};
 use crate::linear::{Action, OpId, Outcome, Seen};
 use crate::rng::Rng;
 
@@ -269,7 +269,7 @@ impl World {
 
     pub(super) fn reply_update(&mut self, node: usize, id: RequestId, reply: UpdateReply) {
         let Some(request) = self.nodes[node].requests.remove(&id) else {
-            return self.fail(format!("request {id} was answered twice, or never asked"));
+            return self.fail(Rule::Answers, format!("request {id} was answered twice, or never asked"));
         };
         let what = match reply.failure.clone() {
             Some(failure) => Answered::Failure(failure),
@@ -280,7 +280,7 @@ impl World {
 
     pub(super) fn reply_read(&mut self, node: usize, id: RequestId, reply: ReadReply, payload: Option<Payload<Bytes>>) {
         let Some(request) = self.nodes[node].requests.remove(&id) else {
-            return self.fail(format!("request {id} was answered twice, or never asked"));
+            return self.fail(Rule::Answers, format!("request {id} was answered twice, or never asked"));
         };
         let what = match reply.failure.clone() {
             Some(failure) => Answered::Failure(failure),
@@ -329,7 +329,7 @@ impl World {
             (What::Update { call, .. }, Answered::Lost(how)) => call.lost(attempt.number, how, now),
             (What::Read { call, .. }, Answered::Lost(how)) => call.lost(attempt.number, how, now),
             (What::Update { .. }, Answered::Read(..)) | (What::Read { .. }, Answered::Update(_)) => {
-                return self.fail("an answer of the wrong kind".into());
+                return self.fail(Rule::Answers, "an answer of the wrong kind".into());
             }
         }
         self.step(client, lane);
@@ -351,8 +351,14 @@ impl World {
             Outcome::Rejected => "op rejected",
             Outcome::Unknown => "op unknown",
         });
-        if let Outcome::Updated(Seen { ver: Some(ver), .. }) | Outcome::Read { seen: Seen { ver: Some(ver), .. }, .. } = outcome {
-            self.saw(&call.key, ver);
+        match outcome {
+            Outcome::Updated(Seen { ver: Some(ver), .. }) => self.saw(&call.key, ver, true),
+            Outcome::Read { seen: Seen { ver: Some(ver), .. }, .. } => self.saw(&call.key, ver, false),
+            Outcome::Rejected | Outcome::Absent | Outcome::PreconditionFailed(_) => {
+                let refused = self.ledger.refuse(call.id);
+                self.fail_if(refused);
+            }
+            _ => {}
         }
         self.history.complete(self.now, call.id, outcome);
         self.after(self.plan.think, Ev::Lane { client, lane, call: number });

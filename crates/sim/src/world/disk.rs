@@ -1,11 +1,13 @@
 //! The store of a target, its medium, and how both are driven: the model, or the real engine on a disk in memory.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use catena_arena::Arena;
 use catena_chain::Replica;
 use catena_engine::disk::mem::MemDisk;
 use catena_engine::{Background, CowStore, Params, ScrubStatus, StoreKind};
-use catena_types::{ChunkKey, ChunkStore, Code, Done, Time, Ver};
+use catena_types::{ChunkKey, ChunkMeta, ChunkStore, Code, Done, Time, Ver};
 
 use super::rot::Rot;
 use crate::rng::Rng;
@@ -21,6 +23,19 @@ pub(super) enum Medium {
 pub(super) struct Disk {
     disk: MemDisk,
     data: u64,
+}
+
+/// What a crash has left of each chunk: the newest version that is durable, committed or not.
+pub(super) struct Left {
+    chunks: BTreeMap<ChunkKey, Ver>,
+    floor: Ver,
+}
+
+impl Left {
+    /// Newest version of a chunk; of one that is gone, the highest that was removed.
+    pub(super) fn newest(&self, key: &ChunkKey) -> Ver {
+        self.chunks.get(key).copied().unwrap_or(self.floor)
+    }
 }
 
 /// An open store.
@@ -89,6 +104,25 @@ impl Medium {
             Medium::Model(contents) => contents.heal(),
             Medium::Real(Disk { disk, .. }) => rot.take_back(disk),
         }
+    }
+
+    /// What is on it, rot apart: a copy is opened and looked at.
+    pub(super) fn look(&self, rot: &Rot) -> Result<Left, String> {
+        let copy = match self {
+            Medium::Model(contents) => Medium::Model(contents.clone()),
+            Medium::Real(Disk { disk, data }) => {
+                let disk = disk.fork();
+                rot.take_back(&disk);
+                Medium::Real(Disk { disk, data: *data })
+            }
+        };
+        let store = copy.open(1, Rng::new(0))?;
+        let (chunks, floor) = (store.chunks().scan(b"", 1000), store.chunks().remove_floor());
+        let newest = |meta: ChunkMeta| {
+            let committed = meta.committed.map_or(floor, |c| c.ver);
+            committed.max(meta.staged.filter(|s| s.durable).map_or(0, |s| s.ver))
+        };
+        Ok(Left { chunks: chunks.into_iter().map(|(key, meta)| (key, newest(meta))).collect(), floor })
     }
 
     /// Opens the store on it.

@@ -14,7 +14,9 @@ mod manager;
 mod net;
 mod node;
 mod plan;
+mod rest;
 mod rot;
+mod rules;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use crate::linear::{History, Stats};
 use crate::rng::Rng;
 pub use cover::Coverage;
 pub use plan::Plan;
+pub use rules::{Rule, Violation};
 
 const MS: Time = 1_000_000;
 /// More events than any run needs that does not go in circles.
@@ -168,7 +171,7 @@ pub struct Outcome {
     /// The seed.
     pub seed: u64,
     /// What was violated; `None` if everything held.
-    pub violation: Option<String>,
+    pub violation: Option<Violation>,
     /// Changes with every event and its time: equal for equal seeds.
     pub hash: u64,
     /// Events handled.
@@ -210,7 +213,7 @@ pub struct World {
     crashes: u64,
     opening: u64,
     request: u64,
-    violation: Option<String>,
+    violation: Option<Violation>,
     tracing: bool,
     trace: Vec<String>,
 }
@@ -261,10 +264,8 @@ impl World {
             self.run_until(bound, World::is_quiet);
             if self.violation.is_none() && !self.is_quiet() {
                 let why = self.why_not_quiet();
-                self.fail(format!(
-                    "liveness: {} virtual seconds after the faults stopped: {why}",
-                    self.plan.liveness_bound / 1_000_000_000
-                ));
+                let seconds = self.plan.liveness_bound / 1_000_000_000;
+                self.fail(Rule::Liveness, format!("{seconds} virtual seconds after the faults stopped: {why}"));
             }
         }
         if self.violation.is_none() {
@@ -276,7 +277,7 @@ impl World {
             self.ledger.resolve(&mut self.history);
             match self.history.check() {
                 Ok(stats) => linear = stats,
-                Err(violation) => self.violation = Some(format!("invariant 1: {violation}")),
+                Err(violation) => self.violation = Some(Rule::Linearizable.broken(violation.to_string())),
             }
         }
         self.collect_counters();
@@ -305,7 +306,7 @@ impl World {
             self.events += 1;
             if self.events > MAX_EVENTS {
                 let why = self.why_not_quiet();
-                return self.fail(format!("liveness: {MAX_EVENTS} events and no end: something goes in circles: {why}"));
+                return self.fail(Rule::Liveness, format!("{MAX_EVENTS} events and no end: something goes in circles: {why}"));
             }
             self.mix(at);
             self.mix(number);
@@ -372,9 +373,15 @@ impl World {
     }
 
     /// The first violation ends the run.
-    fn fail(&mut self, what: String) {
-        self.note(|| format!("VIOLATION {what}"));
-        self.violation.get_or_insert(format!("at {:.3} ms: {what}", self.now as f64 / 1e6));
+    fn fail(&mut self, rule: Rule, what: String) {
+        self.note(|| format!("VIOLATION {rule}: {what}"));
+        self.violation.get_or_insert(rule.broken(format!("at {:.3} ms: {what}", self.now as f64 / 1e6)));
+    }
+
+    fn fail_if(&mut self, found: Result<(), Violation>) {
+        if let Err(Violation { rule, text }) = found {
+            self.fail(rule, text);
+        }
     }
 }
 
