@@ -239,10 +239,10 @@ impl Store {
         }
     }
 
-    /// While set, nothing that needs space is taken. The engine's own thresholds are its tests' affair.
-    pub(super) fn set_full(&mut self, full: Option<Code>) {
+    /// While set, one of so many requests that need space finds none. The engine's own thresholds are its tests' affair.
+    pub(super) fn set_full(&mut self, full: Option<Code>, one_in: u64) {
         if let Store::Model(store) = self {
-            store.full = full;
+            (store.full, store.full_one_in) = (full, one_in);
         }
     }
 

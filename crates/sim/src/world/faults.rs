@@ -1,14 +1,15 @@
 //! What goes wrong, when, and how it ends.
 
 use catena_types::Code;
+use catena_wire::peer::Body;
 
 use super::disk::Store;
 use super::manager::MANAGER;
-use super::net::Link;
+use super::net::{Frame, Link, Place};
 use super::{Ev, MS, World};
 
 /// The kinds of faults; a plan weighs each.
-pub(super) const KINDS: [&str; 15] = [
+pub(super) const KINDS: [&str; 18] = [
     "kill",
     "power cut of one",
     "power cut of all",
@@ -24,6 +25,9 @@ pub(super) const KINDS: [&str; 15] = [
     "corrupt reads",
     "partition one way",
     "bit rot",
+    "routing late",
+    "heartbeats late",
+    "disk swapped",
 ];
 
 /// Which of them is bit rot.
@@ -62,6 +66,7 @@ impl World {
             "kill" => self.crash(node, Store::kill),
             "power cut of one" => self.crash(node, Store::crash),
             "power cut of all" => {
+                self.all_go_dark();
                 (0..self.nodes.len()).for_each(|n| self.crash(n, Store::crash));
                 if self.rng.chance(1, 2) {
                     self.stop_manager();
@@ -91,6 +96,19 @@ impl World {
             }
             "no room" => self.take_room(node),
             "bit rot" => self.rot(),
+            "routing late" => {
+                let until = self.now + self.rng.between(20, u64::from(self.plan.lease_ms) * 4) * MS;
+                self.deafen(node, until);
+            }
+            "heartbeats late" => {
+                self.nodes[node].late_until = self.now + self.rng.between(100, u64::from(self.plan.lease_ms) * 5) * MS;
+            }
+            "disk swapped" => {
+                let slot = self.rng.below(self.plan.targets as u64) as usize;
+                self.swap_disk(node, slot);
+                let long = self.rng.between(100, 1500) * MS;
+                self.at(self.now + long, Ev::PutBack { node, slot });
+            }
             "disk failure" => {
                 let slot = self.rng.below(self.plan.targets as u64) as usize;
                 if let Some(open) = &mut self.nodes[node].slots[slot].open {
@@ -142,18 +160,50 @@ impl World {
             self.net.links.insert((from, to), Link::Connecting(Vec::new()));
             return self.after(self.plan.net * 8, Ev::Connect { from, to, process });
         }
-        if let Some(c) = self.net.conns.get_mut(&conn) {
-            c.broken = true;
-        }
+        self.break_conn(conn);
+    }
+
+    /// Both ends notice after a while.
+    pub(super) fn break_conn(&mut self, conn: u64) {
+        let Some(c) = self.net.conns.get_mut(&conn).filter(|c| !c.broken) else { return };
+        c.broken = true;
         self.after(self.plan.net * 4, Ev::Notice { conn, opener: true });
         self.after(self.plan.net * 4, Ev::Notice { conn, opener: false });
+    }
+
+    /// The end of a resync is where it hurts most: its link breaks, one of the two falls, or the sink has no room.
+    pub(super) fn strike_sync(&mut self, frame: &Frame, source: Place, sink: Place) {
+        let done = matches!(frame.0.body, Some(Body::SyncDone(_)));
+        if !done || self.faults_stopped || !self.plan.strike_sync || self.rng.chance(1, 2) {
+            return;
+        }
+        self.coverage.hit("fault at the end of a resync");
+        let soon = self.rng.delay(self.plan.net * 8 + u64::from(self.plan.heartbeat_ms) * MS / 2);
+        match self.rng.below(4) {
+            0 => self.at(self.now + soon, Ev::Fall { node: source.0, power: true }),
+            1 => self.at(self.now + soon, Ev::Fall { node: sink.0, power: true }),
+            2 => self.take_room(sink.0),
+            _ => {
+                if let Some(Link::Up(conn)) = self.net.links.get(&(source, sink)) {
+                    let conn = *conn;
+                    self.at(self.now + soon / 8, Ev::Break { conn });
+                }
+            }
+        }
+    }
+
+    pub(super) fn fall(&mut self, node: usize, power: bool) {
+        if !self.faults_stopped && self.nodes[node].process().is_some() {
+            self.crash(node, if power { Store::crash } else { Store::kill });
+        }
     }
 
     fn take_room(&mut self, node: usize) {
         let slot = self.rng.below(self.plan.targets as u64) as usize;
         let code = *self.rng.pick(&[Code::NoSpace, Code::NoSpace, Code::ReadOnly]);
         if let Some(open) = &mut self.nodes[node].slots[slot].open {
-            open.store.set_full(Some(code));
+            let tight = if self.rng.chance(1, 2) { self.rng.between(2, 4) } else { 1 };
+            open.store.set_full(Some(code), tight);
         }
         let long = self.rng.between(5, 1500) * MS;
         self.at(self.now + long, Ev::Room { node, slot });
@@ -161,7 +211,7 @@ impl World {
 
     pub(super) fn give_room(&mut self, node: usize, slot: usize) {
         if let Some(open) = &mut self.nodes[node].slots[slot].open {
-            open.store.set_full(None);
+            open.store.set_full(None, 1);
             open.store.set_corrupt(0);
         }
         if self.faults_stopped {
@@ -184,7 +234,9 @@ impl World {
         self.start_manager();
         for node in 0..self.nodes.len() {
             self.nodes[node].paused_until = 0;
+            self.nodes[node].late_until = 0;
             for slot in 0..self.plan.targets {
+                self.put_disk_back(node, slot);
                 self.set_background(node, slot);
                 self.give_room(node, slot);
             }

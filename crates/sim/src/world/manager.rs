@@ -147,7 +147,8 @@ impl World {
         self.store_and_publish();
         self.coverage.hit(if reply.lease_ms > 0 { "lease granted" } else { "lease withheld" });
         if !self.blocked(MANAGER, node) {
-            self.after(self.plan.net, Ev::Granted { node, process, sent, openings, reply: Box::new(reply) });
+            let delay = self.beat_delay(node);
+            self.at(self.now + delay, Ev::Granted { node, process, sent, openings, reply: Box::new(reply) });
         }
     }
 }

@@ -10,6 +10,7 @@ mod cover;
 mod disk;
 mod faults;
 mod ledger;
+mod list;
 mod manager;
 mod net;
 mod node;
@@ -153,6 +154,20 @@ enum Ev {
     },
     /// Something breaks.
     Fault,
+    /// A connection breaks.
+    Break {
+        conn: u64,
+    },
+    /// A node falls, at a moment chosen to hurt.
+    Fall {
+        node: usize,
+        power: bool,
+    },
+    /// The disk that was taken out of a node is put back.
+    PutBack {
+        node: usize,
+        slot: usize,
+    },
     /// A partition between two ends.
     Heal {
         from: usize,
@@ -344,6 +359,9 @@ impl World {
             Ev::Answer { answer } => self.on_answer(*answer),
             Ev::ClientRouting { client, routing } => self.on_client_routing(client, routing),
             Ev::Fault => self.on_fault(),
+            Ev::Break { conn } => self.break_conn(conn),
+            Ev::Fall { node, power } => self.fall(node, power),
+            Ev::PutBack { node, slot } => self.put_disk_back(node, slot),
             Ev::Heal { from, to } => self.heal(from, to),
             Ev::Room { node, slot } => self.give_room(node, slot),
         }

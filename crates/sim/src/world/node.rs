@@ -33,6 +33,8 @@ pub(super) struct Node {
     offset: Time,
     /// When its loop went round last.
     turned: Time,
+    /// Until then its heartbeats and their answers are late, and overtake each other.
+    pub(super) late_until: Time,
 }
 
 struct Process {
@@ -42,6 +44,8 @@ struct Process {
     stopping: bool,
     /// Newest routing each shard has.
     routing: Vec<Option<Arc<Routing>>>,
+    /// Shards that hear of no routing until then.
+    deaf: Vec<Time>,
 }
 
 /// A target of a node.
@@ -80,12 +84,17 @@ pub(super) struct Open {
     gate: Option<u64>,
     wake: Time,
     tick: Time,
-    /// Its place under the chain version it has adopted, and what was forwarded to it under that or a newer one.
+    /// Its place under the chain version it has adopted, and what was forwarded to it, under which chain version.
     place: Option<PublicState>,
-    forwarded: (ChainVer, BTreeSet<(ChunkKey, Ver, Tag)>),
+    forwarded: BTreeSet<(ChainVer, ChunkKey, Ver, Tag)>,
 }
 
 impl Slot {
+    /// Whether an empty disk is in the place of its own.
+    pub(super) fn has_other_disk(&self) -> bool {
+        self.spare.is_some()
+    }
+
     fn look(&self) -> Result<Left, String> {
         self.medium.look(&self.rot)
     }
@@ -98,14 +107,11 @@ impl Slot {
                 open.place = chain.state_of(self.id);
                 self.adopted = self.adopted.max(chain.chain_ver);
             }
-            Event::Peer { msg, .. } if msg.chain_ver >= open.forwarded.0 => {
-                if msg.chain_ver > open.forwarded.0 {
-                    open.forwarded = (msg.chain_ver, BTreeSet::new());
-                }
+            Event::Peer { msg, .. } => {
                 if let Some(Body::Forward(f)) = &msg.body
                     && let Some(key) = ChunkKey::new(&f.key)
                 {
-                    open.forwarded.1.insert((key, f.ver, f.tag));
+                    open.forwarded.insert((msg.chain_ver, key, f.ver, f.tag));
                 }
             }
             _ => {}
@@ -116,8 +122,9 @@ impl Slot {
 impl Open {
     /// A commit that a target outside SERVING had no right to.
     fn unforwarded(&self, commits: &[(ChunkKey, Ver, Tag)]) -> Option<Violation> {
-        let present = self.forwarded.0 == self.replica.chain_ver();
-        let wrong = commits.iter().find(|c| !present || !self.forwarded.1.contains(c));
+        let present = self.replica.chain_ver();
+        let known = |(key, ver, tag): &&(ChunkKey, Ver, Tag)| self.forwarded.contains(&(present, key.clone(), *ver, *tag));
+        let wrong = commits.iter().find(|c| !known(c));
         let (key, ver, tag) = wrong.filter(|_| self.place != Some(PublicState::Serving))?;
         let place = self.place;
         Some(Rule::SinkCommits.broken(format!("{place:?}, commits {key} version {ver} of {tag}, which was not forwarded to it")))
@@ -164,7 +171,16 @@ impl World {
             }
             let drift = self.rng.between(0, 60_000) as i64 - 30_000;
             let offset = self.rng.below(1 << 40);
-            self.nodes.push(Node { slots, process: None, requests: BTreeMap::new(), paused_until: 0, drift, offset, turned: 0 });
+            self.nodes.push(Node {
+                slots,
+                process: None,
+                requests: BTreeMap::new(),
+                paused_until: 0,
+                drift,
+                offset,
+                turned: 0,
+                late_until: 0,
+            });
         }
     }
 
@@ -217,7 +233,8 @@ impl World {
         }
         let number = self.rng.bits() | 1;
         let routing = vec![None; self.plan.shards as usize];
-        self.nodes[node].process = Some(Process { number, incarnation: 0, beat: 0, stopping: false, routing });
+        self.nodes[node].process =
+            Some(Process { number, incarnation: 0, beat: 0, stopping: false, routing, deaf: vec![0; self.plan.shards as usize] });
         self.note(|| format!("node {} starts", node + 1));
         for slot in 0..self.nodes[node].slots.len() {
             self.nodes[node].slots[slot].open_count = 0;
@@ -237,8 +254,7 @@ impl World {
                 s.open_count += 1;
                 let replica = Replica::new(s.id, config);
                 let (wake, tick) = (Time::MAX, Time::MAX);
-                s.open =
-                    Some(Open { replica, store, opening, gate: None, wake, tick, place: None, forwarded: Default::default() });
+                s.open = Some(Open { replica, store, opening, gate: None, wake, tick, place: None, forwarded: BTreeSet::new() });
                 self.set_background(node, slot);
             }
             Err(e) => self.fail(Rule::Space, e),
@@ -261,7 +277,8 @@ impl World {
         let s = &mut self.nodes[node].slots[slot];
         if let Some(mut open) = s.open.take() {
             s.medium = how(&mut open.store);
-            match s.medium.look(&s.rot) {
+            match s.look() {
+                Ok(_) if s.spare.is_some() => {}
                 Ok(left) => s.left = Some(left),
                 Err(e) => self.fail(Rule::Space, e),
             }
@@ -435,7 +452,7 @@ impl World {
             }
             Command::UpdateReply { request, reply } => self.reply_update(node, request, reply),
             Command::ReadReply { request, reply, payload } => self.reply_read(node, request, reply, payload),
-            Command::ListReply { .. } => self.coverage.hit("command list reply"),
+            Command::ListReply { request, reply } => self.reply_list(node, request, reply),
             Command::Reopen { reason } => {
                 let id = self.nodes[node].slots[slot].id;
                 self.coverage.hit("command reopen");
@@ -514,6 +531,7 @@ impl World {
         let here = (node, self.nodes[node].slots[slot].shard);
         let Some(there) = self.place_of(node, slot, frame.0.to) else { return self.coverage.hit("send to nowhere") };
         let delay = self.rng.delay(self.plan.net);
+        self.strike_sync(&frame, here, there);
         if answers(&frame.0) {
             if let Some(&conn) = self.net.accepted.get(&(here, there)) {
                 self.put(conn, UP, delay, frame);
@@ -536,6 +554,11 @@ impl World {
     fn put(&mut self, conn: u64, lane: usize, delay: Time, frame: Frame) {
         if let Some(at) = self.net.put(conn, lane, self.now + delay, frame) {
             self.at(at, Ev::Pump { conn, lane });
+        }
+        if !self.faults_stopped && self.plan.break_one_in > 0 && self.rng.below(self.plan.break_one_in) == 0 {
+            self.coverage.hit("fault link break at a frame");
+            let wait = self.rng.delay(self.plan.net);
+            self.at(self.now + wait, Ev::Break { conn });
         }
     }
 
@@ -657,7 +680,23 @@ impl World {
         }
         let sent = self.nodes[node].local(self.now);
         let (request, openings) = self.heartbeat(node);
-        self.after(self.plan.net, Ev::Heartbeat { node, process, sent, openings, request: Box::new(request) });
+        let delay = self.beat_delay(node);
+        self.at(self.now + delay, Ev::Heartbeat { node, process, sent, openings, request: Box::new(request) });
+    }
+
+    /// How long a heartbeat or its answer is on its way.
+    pub(super) fn beat_delay(&mut self, node: usize) -> Time {
+        let late = self.nodes[node].late_until > self.now && self.rng.chance(1, 2);
+        let extra = if late { self.rng.below(u64::from(self.plan.lease_ms) * 3 / 2) * MS } else { 0 };
+        self.rng.delay(self.plan.net) + extra
+    }
+
+    /// A shard hears of no routing for some time.
+    pub(super) fn deafen(&mut self, node: usize, until: Time) {
+        let shard = self.rng.below(u64::from(self.plan.shards)) as usize;
+        if let Some(process) = &mut self.nodes[node].process {
+            process.deaf[shard] = until;
+        }
     }
 
     fn registration(&self, node: usize, process: u64) -> RegisterRequest {
@@ -769,6 +808,10 @@ impl World {
 
     pub(super) fn on_route(&mut self, node: usize, process: u64, shard: u32, routing: &Arc<Routing>) {
         let Some(p) = self.nodes[node].process.as_mut().filter(|p| p.number == process) else { return };
+        let deaf = p.deaf[shard as usize];
+        if deaf > self.now {
+            return self.at(deaf, Ev::Route { node, process, shard, routing: routing.clone() });
+        }
         let held = &mut p.routing[shard as usize];
         if held.as_ref().is_some_and(|r| r.version >= routing.version) {
             return;

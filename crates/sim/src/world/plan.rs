@@ -58,6 +58,12 @@ pub struct Plan {
     pub liveness_bound: Time,
     /// Mean time between faults; 0: none.
     pub fault_every: Time,
+    /// Of so many requests in a hundred the connection stalls.
+    pub stall_in_100: u64,
+    /// A link breaks behind one of so many frames; 0: never.
+    pub break_one_in: u64,
+    /// Whether the ends of resyncs are struck.
+    pub strike_sync: bool,
     /// Weight of each kind of fault, see [`super::faults::KINDS`].
     pub weights: Vec<u64>,
 }
@@ -100,7 +106,7 @@ impl Plan {
             lease_ms,
             heartbeat_ms: lease_ms / 5,
             net,
-            disk: *rng.pick(&[100_000, MS, 5 * MS]),
+            disk: *rng.pick(&[100_000, MS, 5 * MS, 30 * MS]),
             chain: Config {
                 query_retry: rng.between(5, 200) * MS,
                 page_chunks: rng.between(1, 3) as usize,
@@ -117,6 +123,9 @@ impl Plan {
             duration,
             liveness_bound: 400_000 * MS,
             fault_every: if rng.chance(1, 12) { 0 } else { rng.between(30, 600) * MS },
+            stall_in_100: *rng.pick(&[2, 2, 15]),
+            break_one_in: *rng.pick(&[0, 0, 300, 60]),
+            strike_sync: rng.chance(1, 3),
             weights,
         }
     }

@@ -77,6 +77,9 @@ impl World {
         let slot = self.rng.below(self.plan.targets as u64) as usize;
         let one_in = self.rng.between(1, 4);
         let target = self.nodes[node].slots[slot].id;
+        if self.nodes[node].slots[slot].has_other_disk() {
+            return;
+        }
         if alone(&self.manager.routing(), target) {
             return self.coverage.hit("rot held back");
         }
