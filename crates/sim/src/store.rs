@@ -193,6 +193,11 @@ impl ModelStore {
         self.after(kept as usize)
     }
 
+    /// What is found after a crash now that loses all it can.
+    pub(crate) fn durable(&self) -> Contents {
+        self.after(0)
+    }
+
     /// What is found after a clean end.
     pub fn close(&mut self) -> Contents {
         if self.failed { self.crash() } else { self.after(self.records.len()) }

@@ -141,6 +141,33 @@ impl World {
         *newest = ver.max(*newest);
         if let Some(routing) = self.checks.routing.clone() {
             self.check_survival(&routing, Some(key));
+            if self.rng.chance(1, 32) {
+                routing.chain_of(key.as_bytes()).and_then(|c| routing.chain(c)).into_iter().for_each(|c| self.check_power_cut(c));
+            }
+        }
+    }
+
+    /// Invariants 4 and 5 after a power cut now that takes all it can: copies of the disks are opened and looked at.
+    fn check_power_cut(&mut self, chain: &Chain) {
+        let routing = self.manager.routing();
+        let keys: Vec<ChunkKey> = self.keys().into_iter().filter(|k| routing.chain_of(k.as_bytes()) == Some(chain.id)).collect();
+        for target in chain.serving() {
+            let Some((node, slot)) = self.slot_of(target).filter(|&(node, slot)| self.is_somebody(node, slot)) else { continue };
+            let left = match self.nodes[node].slots[slot].worst() {
+                Some(Ok(left)) => left,
+                Some(Err(e)) => return self.fail(Rule::Space, e),
+                None => continue,
+            };
+            let told = [(Rule::AckedSurvives, &self.checks.acked), (Rule::ReadSurvives, &self.checks.read)];
+            let lost = told.into_iter().find_map(|(rule, told)| {
+                let lost = |k: &&ChunkKey| told.get(*k).is_some_and(|v| left.newest(k) < *v);
+                keys.iter().find(lost).map(|k| (rule, k.clone(), told.get(k).copied()))
+            });
+            if let Some((rule, key, ver)) = lost {
+                let newest = left.newest(&key);
+                let text = format!("a client was told of {key} version {ver:?}; a power cut leaves {newest} at target {target}");
+                return self.fail(rule, text);
+            }
         }
     }
 
@@ -188,6 +215,9 @@ impl World {
                 let together = self.all_at_once(chain, old);
                 self.fail_if(together);
                 self.count_moves(old, chain);
+                if old.syncing().is_some_and(|t| chain.state_of(t) == Some(PublicState::Serving)) {
+                    self.check_power_cut(chain);
+                }
             }
             let unfit = chain.members.iter().find_map(|m| self.one_configuration(m.target));
             self.fail_if(unfit.map_or(Ok(()), Err));

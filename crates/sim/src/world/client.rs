@@ -269,6 +269,12 @@ impl World {
             }),
         };
         let request = Request { client, lane, call: l.number, attempt, event };
+        let mut attempt = attempt;
+        if matches!(request.event, Event::Update(_)) && self.rng.chance(1, 256) {
+            // To somebody who is not the head, and must say so.
+            let routing = self.clients[client].routing.clone();
+            attempt.target = routing.chain(attempt.chain).and_then(|c| c.tail()).unwrap_or(attempt.target);
+        }
         self.coverage.hit("client attempt");
         let stalled = self.rng.below(100) < self.plan.stall_in_100;
         match if self.faults_stopped { 99 } else { self.rng.below(100) } {

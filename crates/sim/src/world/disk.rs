@@ -9,6 +9,7 @@ use catena_engine::disk::mem::MemDisk;
 use catena_engine::{Background, CowStore, Params, ScrubStatus, StoreKind};
 use catena_types::{ChunkKey, ChunkMeta, ChunkStore, Code, Done, Time, Ver};
 
+use super::plan::Plan;
 use super::rot::Rot;
 use crate::rng::Rng;
 use crate::store::{Contents, ModelStore};
@@ -70,11 +71,11 @@ struct Seen {
 
 impl Medium {
     /// An empty medium, formatted.
-    pub(super) fn format(kind: Option<StoreKind>, uuid: [u8; 16], journal_blocks: u64) -> Result<Medium, String> {
+    pub(super) fn format(kind: Option<StoreKind>, uuid: [u8; 16], plan: &Plan) -> Result<Medium, String> {
         let Some(kind) = kind else { return Ok(Medium::Model(Contents::default())) };
-        let mut params = Params::new(uuid, 512 * 4096);
+        let mut params = Params::new(uuid, plan.data_blocks * 4096);
         params.kind = kind;
-        params.journal = journal_blocks * 4096;
+        params.journal = plan.journal_blocks * 4096;
         params.checkpoint = 64 * 4096;
         let disk = MemDisk::new();
         let store = CowStore::create(disk.clone(), &params, &arena()).map_err(|e| format!("cannot format a target: {e}"))?;
@@ -211,6 +212,16 @@ impl Store {
                 let rng = &mut real.rng;
                 let odds = rng.below(5);
                 Medium::Real(Disk { disk: real.disk.crash(|_, _| rng.below(4) < odds), data: real.store.params().data_offset() })
+            }
+        }
+    }
+
+    /// What would be left after the worst power cut now: nothing that no flush has covered.
+    pub(super) fn worst(&self) -> Medium {
+        match self {
+            Store::Model(store) => Medium::Model(store.durable()),
+            Store::Real(real) => {
+                Medium::Real(Disk { disk: real.disk.crash(|_, _| false), data: real.store.params().data_offset() })
             }
         }
     }

@@ -6,10 +6,11 @@ use catena_wire::peer::Body;
 use super::disk::Store;
 use super::manager::MANAGER;
 use super::net::{Frame, Link, Place};
+use super::plan::Step;
 use super::{Ev, MS, World};
 
 /// The kinds of faults; a plan weighs each.
-pub(super) const KINDS: [&str; 18] = [
+pub(super) const KINDS: [&str; 19] = [
     "kill",
     "power cut of one",
     "power cut of all",
@@ -28,6 +29,7 @@ pub(super) const KINDS: [&str; 18] = [
     "routing late",
     "heartbeats late",
     "disk swapped",
+    "half isolated",
 ];
 
 /// Which of them is bit rot.
@@ -66,8 +68,7 @@ impl World {
             "kill" => self.crash(node, Store::kill),
             "power cut of one" => self.crash(node, Store::crash),
             "power cut of all" => {
-                self.all_go_dark();
-                (0..self.nodes.len()).for_each(|n| self.crash(n, Store::crash));
+                self.black_out();
                 if self.rng.chance(1, 2) {
                     self.stop_manager();
                     self.after(100 * MS, Ev::ManagerStart);
@@ -95,7 +96,16 @@ impl World {
                 self.after(u64::from(self.plan.lease_ms) * MS / 2, Ev::ManagerStart);
             }
             "no room" => self.take_room(node),
-            "bit rot" => self.rot(),
+            "bit rot" => self.rot(node),
+            "half isolated" => {
+                // Gone for the manager and for one neighbour, there for the others; and somebody hears of it late.
+                self.partition(node, MANAGER);
+                self.partition(MANAGER, node);
+                let (from, to) = if self.rng.chance(1, 2) { (node, other) } else { (other, node) };
+                self.partition(from, to);
+                let until = self.now + self.rng.between(20, u64::from(self.plan.lease_ms) * 4) * MS;
+                self.deafen(other, until);
+            }
             "routing late" => {
                 let until = self.now + self.rng.between(20, u64::from(self.plan.lease_ms) * 4) * MS;
                 self.deafen(node, until);
@@ -171,24 +181,43 @@ impl World {
         self.after(self.plan.net * 4, Ev::Notice { conn, opener: false });
     }
 
-    /// The end of a resync is where it hurts most: its link breaks, one of the two falls, or the sink has no room.
-    pub(super) fn strike_sync(&mut self, frame: &Frame, source: Place, sink: Place) {
-        let done = matches!(frame.0.body, Some(Body::SyncDone(_)));
-        if !done || self.faults_stopped || !self.plan.strike_sync || self.rng.chance(1, 2) {
+    /// A step of the protocol is struck as it is taken: one of the two falls, or all, or a link breaks.
+    pub(super) fn strike_step(&mut self, frame: &Frame, from: Place, to: Place) {
+        let step = match frame.0.body {
+            Some(Body::SyncDone(_)) => Step::SyncDone,
+            Some(Body::Reject(_)) => Step::Reject,
+            Some(Body::Release(_)) => Step::Release,
+            Some(Body::Reply(_)) => Step::Reply,
+            Some(Body::Confirm(_)) => Step::Confirm,
+            _ => return,
+        };
+        let rare = matches!(step, Step::Release | Step::Reply);
+        if self.faults_stopped || self.plan.strike != Some(step) || self.rng.below(if rare { 64 } else { 3 }) > 0 {
             return;
         }
-        self.coverage.hit("fault at the end of a resync");
-        let soon = self.rng.delay(self.plan.net * 8 + u64::from(self.plan.heartbeat_ms) * MS / 2);
-        match self.rng.below(4) {
-            0 => self.at(self.now + soon, Ev::Fall { node: source.0, power: true }),
-            1 => self.at(self.now + soon, Ev::Fall { node: sink.0, power: true }),
-            2 => self.take_room(sink.0),
-            _ => {
-                if let Some(Link::Up(conn)) = self.net.links.get(&(source, sink)) {
-                    let conn = *conn;
-                    self.at(self.now + soon / 8, Ev::Break { conn });
-                }
-            }
+        self.coverage.hit(&format!("fault at a {step:?}"));
+        let mean = *self.rng.pick(&[self.plan.net, self.plan.disk, u64::from(self.plan.heartbeat_ms) * MS / 2]);
+        let at = self.now + self.rng.delay(mean);
+        match self.rng.below(7) {
+            0 => self.at(at, Ev::Fall { node: from.0, power: true }),
+            1 => self.at(at, Ev::Fall { node: to.0, power: true }),
+            2 => self.at(at, Ev::Blackout),
+            3 => self.take_room(to.0),
+            4 => self.break_links(|opener, acceptor| (opener, acceptor) == (from, to) || (opener, acceptor) == (to, from)),
+            _ => self.break_links(|_, acceptor| acceptor == to),
+        }
+    }
+
+    fn break_links(&mut self, which: impl Fn(Place, Place) -> bool) {
+        let links = self.net.links.iter().filter(|((opener, acceptor), _)| which(*opener, *acceptor));
+        let up: Vec<u64> = links.filter_map(|(_, l)| if let Link::Up(id) = l { Some(*id) } else { None }).collect();
+        up.into_iter().for_each(|conn| self.break_conn(conn));
+    }
+
+    pub(super) fn black_out(&mut self) {
+        if !self.faults_stopped {
+            self.all_go_dark();
+            (0..self.nodes.len()).for_each(|n| self.crash(n, Store::crash));
         }
     }
 
@@ -244,5 +273,6 @@ impl World {
                 self.after(50 * MS, Ev::Start { node });
             }
         }
+        self.end_rot();
     }
 }

@@ -2,7 +2,7 @@
 
 use catena_chain::{ClientList, Event, RequestId};
 use catena_client::core::Attempt;
-use catena_types::{ChainId, ChunkKey, Time};
+use catena_types::{ChainId, ChunkKey, TargetId, Time};
 use catena_wire::client::ListReply;
 
 use super::client::{Answered, Call, What};
@@ -23,8 +23,11 @@ impl World {
     pub(super) fn begin_list(&mut self, client: usize, lane: usize, chain: ChainId) -> Option<Call> {
         let routing = self.routing_of_client(client);
         let (tail, chain_ver) = routing.chain(chain).and_then(|c| Some((c.tail()?, c.chain_ver)))?;
+        let members: Vec<TargetId> = routing.chain(chain).into_iter().flat_map(|c| c.serving()).collect();
+        // Now and then somebody else is asked, who must refuse.
+        let target = if self.rng.chance(1, 4) { *self.rng.pick(&members) } else { tail };
         let until: Time = self.now + self.plan.attempt;
-        let attempt = Attempt { number: 1, chain, chain_ver, target: tail, until, first: false };
+        let attempt = Attempt { number: 1, chain, chain_ver, target, until, first: false };
         let keys = self.keys().into_iter().filter(|k| routing.chain_of(k.as_bytes()) == Some(chain));
         let mut covers = Vec::new();
         for key in keys.collect::<Vec<_>>() {

@@ -158,6 +158,8 @@ enum Ev {
     Break {
         conn: u64,
     },
+    /// Everybody loses power.
+    Blackout,
     /// A node falls, at a moment chosen to hurt.
     Fall {
         node: usize,
@@ -360,6 +362,7 @@ impl World {
             Ev::ClientRouting { client, routing } => self.on_client_routing(client, routing),
             Ev::Fault => self.on_fault(),
             Ev::Break { conn } => self.break_conn(conn),
+            Ev::Blackout => self.black_out(),
             Ev::Fall { node, power } => self.fall(node, power),
             Ev::PutBack { node, slot } => self.put_disk_back(node, slot),
             Ev::Heal { from, to } => self.heal(from, to),

@@ -31,8 +31,8 @@ pub(super) struct Node {
     /// Its clock runs by so many parts in a million faster, and started at this number.
     drift: i64,
     offset: Time,
-    /// When its loop went round last.
-    turned: Time,
+    /// When its loop came round last, and the time before.
+    turned: (Time, Time),
     /// Until then its heartbeats and their answers are late, and overtake each other.
     pub(super) late_until: Time,
 }
@@ -90,6 +90,11 @@ pub(super) struct Open {
 }
 
 impl Slot {
+    /// What a power cut now would leave at worst, of an open target.
+    pub(super) fn worst(&self) -> Option<Result<Left, String>> {
+        Some(self.open.as_ref()?.store.worst().look(&self.rot))
+    }
+
     /// Whether an empty disk is in the place of its own.
     pub(super) fn has_other_disk(&self) -> bool {
         self.spare.is_some()
@@ -137,6 +142,14 @@ impl Node {
         self.offset + (now as i128 * (1_000_000 + i128::from(self.drift)) / 1_000_000) as Time
     }
 
+    /// The time with which an event is judged: read after it came.
+    fn turn(&mut self, now: Time) -> Time {
+        if now > self.turned.0 {
+            self.turned = (now, self.turned.0);
+        }
+        self.local(if is(Mutation::OldClock) { self.turned.1 } else { now })
+    }
+
     fn global(&self, local: Time) -> Time {
         (i128::from(local.saturating_sub(self.offset)) * 1_000_000 / (1_000_000 + i128::from(self.drift))) as Time + 1
     }
@@ -160,7 +173,7 @@ impl World {
                 (uuid[0], uuid[1]) = (n as u8 + 1, t as u8 + 1);
                 let real = self.plan.real_one_in > 0 && self.rng.below(self.plan.real_one_in) == 0;
                 let kind = if self.rng.below(self.plan.in_place_one_in) == 0 { StoreKind::InPlace } else { StoreKind::Cow };
-                match Medium::format(real.then_some(kind), uuid, self.plan.journal_blocks) {
+                match Medium::format(real.then_some(kind), uuid, &self.plan) {
                     Ok(medium) => {
                         let (shard, rot) = (t as u32 % self.plan.shards, Rot::default());
                         let (open, left, spare) = (None, None, None);
@@ -178,7 +191,7 @@ impl World {
                 paused_until: 0,
                 drift,
                 offset,
-                turned: 0,
+                turned: (0, 0),
                 late_until: 0,
             });
         }
@@ -315,7 +328,7 @@ impl World {
         self.kill(node, Store::kill);
         let mut uuid = self.nodes[node].slots[slot].uuid;
         uuid[15] += 1;
-        let Ok(medium) = Medium::format(None, uuid, self.plan.journal_blocks) else { return };
+        let Ok(medium) = Medium::format(None, uuid, &self.plan) else { return };
         let s = &mut self.nodes[node].slots[slot];
         let (medium, uuid) = (std::mem::replace(&mut s.medium, medium), std::mem::replace(&mut s.uuid, uuid));
         s.spare = Some(Spare { medium, uuid, rot: std::mem::take(&mut s.rot) });
@@ -388,8 +401,7 @@ impl World {
 
     /// Gives a target an event and carries out what it commands.
     pub(super) fn give(&mut self, node: usize, slot: usize, event: Event<Bytes>) {
-        let before = if is(Mutation::OldClock) { std::mem::replace(&mut self.nodes[node].turned, self.now) } else { self.now };
-        let local = self.nodes[node].local(before);
+        let local = self.nodes[node].turn(self.now);
         let id = self.nodes[node].slots[slot].id;
         self.note_event(id, &event);
         self.nodes[node].slots[slot].expect(&event);
@@ -531,7 +543,7 @@ impl World {
         let here = (node, self.nodes[node].slots[slot].shard);
         let Some(there) = self.place_of(node, slot, frame.0.to) else { return self.coverage.hit("send to nowhere") };
         let delay = self.rng.delay(self.plan.net);
-        self.strike_sync(&frame, here, there);
+        self.strike_step(&frame, here, there);
         if answers(&frame.0) {
             if let Some(&conn) = self.net.accepted.get(&(here, there)) {
                 self.put(conn, UP, delay, frame);
