@@ -35,15 +35,9 @@ pub const CANARIES: &[Canary] = &[
         within: 1000,
     },
     Canary {
-        name: "client-any-reject",
-        rule: "a client takes a reject only of its newest attempt",
-        off: &[Off::Client(client::Mutation::AnyReject)],
-        within: 1000,
-    },
-    Canary {
-        name: "client-reject-final",
-        rule: "a reject is final only if no other attempt can still act",
-        off: &[Off::Client(client::Mutation::RejectIsFinal)],
+        name: "client-old-reject",
+        rule: "a client takes a reject only of its newest attempt, and if no other can act",
+        off: &[Off::Client(client::Mutation::AnyReject), Off::Client(client::Mutation::RejectIsFinal)],
         within: 1000,
     },
     Canary {
@@ -104,12 +98,6 @@ pub const CANARIES: &[Canary] = &[
         name: "keep-in-flight",
         rule: "a target that is not SERVING forgets releases and updates",
         off: &[Off::Chain(chain::Mutation::KeepInFlight)],
-        within: 1000,
-    },
-    Canary {
-        name: "keep-sink-releases",
-        rule: "releases got as a sink are void after joining",
-        off: &[Off::Chain(chain::Mutation::KeepSinkReleases)],
         within: 1000,
     },
     Canary {
@@ -257,12 +245,6 @@ pub const CANARIES: &[Canary] = &[
         within: 1000,
     },
     Canary {
-        name: "reply-unreleased",
-        rule: "a reply counts for a released update",
-        off: &[Off::Chain(chain::Mutation::ReplyUnreleased)],
-        within: 1000,
-    },
-    Canary {
         name: "unstage-not-durable",
         rule: "a reject moves up when it is undone durably",
         off: &[Off::Chain(chain::Mutation::UnstageNotDurable)],
@@ -278,12 +260,6 @@ pub const CANARIES: &[Canary] = &[
         name: "read-pending-new",
         rule: "a staged version is not read without asking",
         off: &[Off::Chain(chain::Mutation::ReadPendingNew)],
-        within: 1000,
-    },
-    Canary {
-        name: "any-answer",
-        rule: "an answer that fits nothing is asked again",
-        off: &[Off::Chain(chain::Mutation::AnyAnswer)],
         within: 1000,
     },
     Canary {
@@ -353,27 +329,15 @@ pub const CANARIES: &[Canary] = &[
         within: 1000,
     },
     Canary {
-        name: "keep-old-rows",
-        rule: "a sink forgets its own session rows first",
-        off: &[Off::Chain(chain::Mutation::KeepOldRows)],
-        within: 1000,
-    },
-    Canary {
         name: "forget-floor",
         rule: "the highest version removed travels with a resync",
         off: &[Off::Chain(chain::Mutation::ForgetFloor)],
         within: 1000,
     },
     Canary {
-        name: "not-quiet",
-        rule: "a sink answers when its own IO has ended",
-        off: &[Off::Chain(chain::Mutation::NotQuiet)],
-        within: 1000,
-    },
-    Canary {
         name: "synced-early",
-        rule: "a chunk is reported as taken when durable",
-        off: &[Off::Chain(chain::Mutation::SyncedEarly)],
+        rule: "what a resync brought is durable when it ends",
+        off: &[Off::Chain(chain::Mutation::SyncedEarly), Off::Chain(chain::Mutation::DoneEarly)],
         within: 1000,
     },
     Canary { name: "done-early", rule: "UP_TO_DATE means durable", off: &[Off::Chain(chain::Mutation::DoneEarly)], within: 1000 },
@@ -474,12 +438,6 @@ pub const CANARIES: &[Canary] = &[
         within: 1000,
     },
     Canary {
-        name: "old-heartbeats",
-        rule: "a heartbeat older than the last is not heard",
-        off: &[Off::Manager(cluster::Mutation::OldHeartbeats)],
-        within: 1000,
-    },
-    Canary {
         name: "any-disk",
         rule: "an empty disk is not the one it replaces",
         off: &[Off::Manager(cluster::Mutation::AnyDisk)],
@@ -493,8 +451,8 @@ pub const CANARIES: &[Canary] = &[
     },
     Canary {
         name: "old-connections",
-        rule: "frames of an older link are dropped",
-        off: &[Off::Node(node::Mutation::OldConnections)],
+        rule: "frames of an older link are dropped, and rejects of older attempts",
+        off: &[Off::Node(node::Mutation::OldConnections), Off::Chain(chain::Mutation::AnyAttempt)],
         within: 1000,
     },
     Canary {

@@ -114,7 +114,7 @@ impl World {
         let key = ChunkKey::new(key.as_bytes()).expect("short and not empty");
         let routing = self.clients[client].routing.clone();
         let Some(chain) = routing.chain_of(key.as_bytes()) else { return };
-        if self.rng.chance(1, 24)
+        if self.rng.chance(1, 12)
             && let Some(call) = self.begin_list(client, lane, chain)
         {
             let lane = &mut self.clients[client].lanes[lane];

@@ -191,8 +191,12 @@ impl World {
             Some(Body::Confirm(_)) => Step::Confirm,
             _ => return,
         };
-        let rare = matches!(step, Step::Release | Step::Reply);
-        if self.faults_stopped || self.plan.strike != Some(step) || self.rng.below(if rare { 64 } else { 3 }) > 0 {
+        let one_in = match step {
+            Step::SyncDone | Step::Reject => 3,
+            Step::Confirm => 16,
+            Step::Release | Step::Reply => 64,
+        };
+        if self.faults_stopped || self.plan.strike != Some(step) || self.rng.below(one_in) > 0 {
             return;
         }
         self.coverage.hit(&format!("fault at a {step:?}"));
@@ -238,11 +242,19 @@ impl World {
         self.at(self.now + long, Ev::Room { node, slot });
     }
 
+    /// As much room as the plan allows: one of a few requests finds none where space is tight.
+    pub(super) fn set_room(&mut self, node: usize, slot: usize) {
+        let tight = self.plan.tight && !self.faults_stopped;
+        if let Some(open) = &mut self.nodes[node].slots[slot].open {
+            open.store.set_full(tight.then_some(Code::NoSpace), 12);
+        }
+    }
+
     pub(super) fn give_room(&mut self, node: usize, slot: usize) {
         if let Some(open) = &mut self.nodes[node].slots[slot].open {
-            open.store.set_full(None, 1);
             open.store.set_corrupt(0);
         }
+        self.set_room(node, slot);
         if self.faults_stopped {
             // An error may have been armed and not have struck yet.
             self.at(self.now + 2000 * MS, Ev::Room { node, slot });

@@ -25,7 +25,7 @@ impl World {
         let (tail, chain_ver) = routing.chain(chain).and_then(|c| Some((c.tail()?, c.chain_ver)))?;
         let members: Vec<TargetId> = routing.chain(chain).into_iter().flat_map(|c| c.serving()).collect();
         // Now and then somebody else is asked, who must refuse.
-        let target = if self.rng.chance(1, 4) { *self.rng.pick(&members) } else { tail };
+        let target = if self.rng.chance(1, 2) { *self.rng.pick(&members) } else { tail };
         let until: Time = self.now + self.plan.attempt;
         let attempt = Attempt { number: 1, chain, chain_ver, target, until, first: false };
         let keys = self.keys().into_iter().filter(|k| routing.chain_of(k.as_bytes()) == Some(chain));

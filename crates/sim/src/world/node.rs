@@ -268,6 +268,7 @@ impl World {
                 let replica = Replica::new(s.id, config);
                 let (wake, tick) = (Time::MAX, Time::MAX);
                 s.open = Some(Open { replica, store, opening, gate: None, wake, tick, place: None, forwarded: BTreeSet::new() });
+                self.set_room(node, slot);
                 self.set_background(node, slot);
             }
             Err(e) => self.fail(Rule::Space, e),

@@ -60,6 +60,8 @@ pub struct Plan {
     pub liveness_bound: Time,
     /// Mean time between faults; 0: none.
     pub fault_every: Time,
+    /// Space comes and goes all the time.
+    pub tight: bool,
     /// Of so many requests in a hundred the connection stalls.
     pub stall_in_100: u64,
     /// A link breaks behind one of so many frames; 0: never.
@@ -144,11 +146,12 @@ impl Plan {
             in_place_one_in: *rng.pick(&[1, 2, 1000]),
             rotting: if rng.chance(1, 5) { None } else { Some(rng.below(nodes as u64) as usize) },
             background,
-            data_blocks: *rng.pick(&[512, 512, 64]),
+            data_blocks: *rng.pick(&[512, 64, 32]),
             journal_blocks: *rng.pick(&[16, 32, 128]),
             duration,
             liveness_bound: 400_000 * MS,
             fault_every: if rng.chance(1, 12) { 0 } else { rng.between(30, 600) * MS },
+            tight: rng.chance(1, 4),
             stall_in_100: *rng.pick(&[2, 2, 15]),
             break_one_in: *rng.pick(&[0, 0, 300, 60]),
             strike: *rng.pick(&Step::PICK),
