@@ -153,6 +153,7 @@ impl World {
         let keys: Vec<ChunkKey> = self.keys().into_iter().filter(|k| routing.chain_of(k.as_bytes()) == Some(chain.id)).collect();
         for target in chain.serving() {
             let Some((node, slot)) = self.slot_of(target).filter(|&(node, slot)| self.is_somebody(node, slot)) else { continue };
+            self.coverage.hit("rule copies of disks looked at after a power cut");
             let left = match self.nodes[node].slots[slot].worst() {
                 Some(Ok(left)) => left,
                 Some(Err(e)) => return self.fail(Rule::Space, e),
@@ -210,8 +211,10 @@ impl World {
             self.fail_if(one_sink(chain));
             self.fail_if(membership(chain, old));
             if let Some(old) = old {
-                self.fail_if(self.equal_sink(chain, old));
-                self.fail_if(self.revival(chain, old));
+                let joins = self.equal_sink(chain, old);
+                self.fail_if(joins);
+                let revives = self.revival(chain, old);
+                self.fail_if(revives);
                 let together = self.all_at_once(chain, old);
                 self.fail_if(together);
                 self.count_moves(old, chain);
@@ -228,7 +231,7 @@ impl World {
     }
 
     /// Invariant 12: a sink that joins holds what its source does, updates in flight apart.
-    fn equal_sink(&self, chain: &Chain, old: &Chain) -> Result<(), Violation> {
+    fn equal_sink(&mut self, chain: &Chain, old: &Chain) -> Result<(), Violation> {
         let joined = old.syncing().filter(|&t| chain.state_of(t) == Some(PublicState::Serving));
         let Some((sink, source)) = joined.zip(old.tail()) else { return Ok(()) };
         let (Some((_, a)), Some((_, b))) = (self.open_of(source), self.open_of(sink)) else { return Ok(()) };
@@ -241,11 +244,12 @@ impl World {
                 return Err(Rule::Sync.broken(text));
             }
         }
+        self.coverage.hit("rule a sink that joins is equal");
         Ok(())
     }
 
     /// Invariant 13: a last serving set ends when its chosen member has opened under the version that chose it.
-    fn revival(&self, chain: &Chain, old: &Chain) -> Result<(), Violation> {
+    fn revival(&mut self, chain: &Chain, old: &Chain) -> Result<(), Violation> {
         if old.in_state(PublicState::LastSrv).count() == 0 || chain.in_state(PublicState::LastSrv).count() > 0 {
             return Ok(());
         }
@@ -253,6 +257,7 @@ impl World {
         let opened = chosen.and_then(|t| self.adopted_by(t)).is_some_and(|ver| ver >= old.chain_ver);
         let serves = chosen.is_some_and(|t| chain.state_of(t) == Some(PublicState::Serving));
         if opened && serves {
+            self.coverage.hit("rule a last serving set ends with its chosen member");
             return Ok(());
         }
         Err(Rule::Membership.broken(format!("the last serving set of {old:?} ends before {chosen:?} has opened: {chain:?}")))

@@ -272,6 +272,7 @@ impl World {
         let mut attempt = attempt;
         if matches!(request.event, Event::Update(_)) && self.rng.chance(1, 256) {
             // To somebody who is not the head, and must say so.
+            self.coverage.hit("fault request misdirected");
             let routing = self.clients[client].routing.clone();
             attempt.target = routing.chain(attempt.chain).and_then(|c| c.tail()).unwrap_or(attempt.target);
         }
@@ -348,6 +349,9 @@ impl World {
     pub(super) fn answer(&mut self, request: &Request, what: Answered) {
         if let Answered::Failure(failure) = &what {
             self.coverage.hit(&format!("code {:?}", failure.code()));
+            if matches!(request.event, Event::Update(_)) {
+                self.strike_refusal(failure, request.attempt.number);
+            }
         }
         if !self.faults_stopped && self.rng.chance(1, 100) {
             return self.coverage.hit("fault answer lost");

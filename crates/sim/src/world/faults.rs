@@ -1,6 +1,6 @@
 //! What goes wrong, when, and how it ends.
 
-use catena_types::Code;
+use catena_types::{Class, Code, Failure};
 use catena_wire::peer::Body;
 
 use super::disk::Store;
@@ -57,9 +57,18 @@ impl World {
             kind += 1;
         }
         let node = self.rng.below(self.nodes.len() as u64) as usize;
+        // What a fault draws is its own, so that the run before the next is the same without it.
+        let own = self.rng.fork();
+        let number = self.faults;
+        self.faults += 1;
+        if self.only.as_ref().is_some_and(|only| !only.contains(&number)) {
+            return;
+        }
         self.coverage.hit(&format!("fault {}", KINDS[kind]));
-        self.note(|| format!("FAULT {} (node {})", KINDS[kind], node + 1));
+        self.note(|| format!("FAULT {number}: {} (node {})", KINDS[kind], node + 1));
+        let world = std::mem::replace(&mut self.rng, own);
         self.strike(kind, node);
+        self.rng = world;
     }
 
     fn strike(&mut self, kind: usize, node: usize) {
@@ -192,7 +201,7 @@ impl World {
             _ => return,
         };
         let one_in = match step {
-            Step::SyncDone | Step::Reject => 3,
+            Step::SyncDone | Step::Reject | Step::Refusal => 3,
             Step::Confirm => 16,
             Step::Release | Step::Reply => 64,
         };
@@ -209,6 +218,16 @@ impl World {
             3 => self.take_room(to.0),
             4 => self.break_links(|opener, acceptor| (opener, acceptor) == (from, to) || (opener, acceptor) == (to, from)),
             _ => self.break_links(|_, acceptor| acceptor == to),
+        }
+    }
+
+    /// A client is refused an update that it has sent before: whoever remembers that falls.
+    pub(super) fn strike_refusal(&mut self, failure: &Failure, attempt: u32) {
+        let struck = self.plan.strike == Some(Step::Refusal) && attempt > 1 && failure.class() == Class::Rejected;
+        if struck && !self.faults_stopped && self.rng.chance(1, 3) {
+            self.coverage.hit("fault at a Refusal");
+            let at = self.now + self.rng.delay(self.plan.net);
+            self.at(at, Ev::Blackout);
         }
     }
 

@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod cover;
 mod disk;
+mod expected;
 mod faults;
 mod ledger;
 mod list;
@@ -19,7 +20,7 @@ mod rest;
 mod rot;
 mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use catena_types::{Routing, TargetId, Time};
@@ -28,6 +29,7 @@ use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, RegisterReply, Regi
 use crate::linear::{History, Stats};
 use crate::rng::Rng;
 pub use cover::Coverage;
+pub use expected::ENOUGH_SEEDS;
 pub use plan::Plan;
 pub use rules::{Rule, Violation};
 
@@ -197,6 +199,8 @@ pub struct Outcome {
     pub ops: u64,
     /// Processes and machines that crashed.
     pub crashes: u64,
+    /// Faults drawn by the clock; those at steps of the protocol are not among them.
+    pub faults: u64,
     /// Virtual time at the end, in nanoseconds.
     pub virtual_ns: Time,
     /// What occurred.
@@ -228,6 +232,9 @@ pub struct World {
     events: u64,
     ops: u64,
     crashes: u64,
+    faults: u64,
+    /// Only these faults happen, if some are named.
+    only: Option<BTreeSet<u64>>,
     opening: u64,
     request: u64,
     violation: Option<Violation>,
@@ -260,6 +267,8 @@ impl World {
             events: 0,
             ops: 0,
             crashes: 0,
+            faults: 0,
+            only: None,
             opening: 0,
             request: 0,
             violation: None,
@@ -305,6 +314,7 @@ impl World {
             events: self.events,
             ops: self.ops,
             crashes: self.crashes,
+            faults: self.faults,
             virtual_ns: self.now,
             coverage: self.coverage,
             linear,
@@ -404,6 +414,32 @@ impl World {
             self.fail(rule, text);
         }
     }
+}
+
+/// Runs a seed that fails with ever fewer of its faults, as long as the same promise is broken: first halves of them are
+/// dropped, at last single ones. Gives the numbers of those that are left, and the run with its trace; `None` if it holds.
+pub fn shrink(seed: u64, ops: u64) -> Option<(BTreeSet<u64>, Outcome)> {
+    let run = |only: Option<&BTreeSet<u64>>, tracing| {
+        let mut world = World::new(seed, ops, tracing);
+        world.only = only.cloned();
+        world.run()
+    };
+    let whole = run(None, false);
+    let rule = whole.violation.as_ref()?.rule;
+    let fails = |left: &BTreeSet<u64>| run(Some(left), false).violation.is_some_and(|v| v.rule == rule);
+    let mut left: BTreeSet<u64> = (0..whole.faults).collect();
+    let mut step = left.len().div_ceil(2);
+    while step > 0 {
+        for part in left.clone().into_iter().collect::<Vec<_>>().chunks(step) {
+            let fewer: BTreeSet<u64> = left.iter().copied().filter(|n| !part.contains(n)).collect();
+            if fails(&fewer) {
+                left = fewer;
+            }
+        }
+        step /= 2;
+    }
+    let outcome = run(Some(&left), true);
+    Some((left, outcome))
 }
 
 /// Runs one seed.

@@ -85,13 +85,15 @@ pub enum Step {
     Reply,
     /// A predecessor's word that it is not the tail.
     Confirm,
+    /// A client is told that an update it has sent more than once was refused.
+    Refusal,
 }
 
 impl Step {
     /// What a plan draws from.
-    const PICK: [Option<Step>; 8] = {
+    const PICK: [Option<Step>; 10] = {
         use Step::*;
-        [None, None, Some(SyncDone), Some(Reject), Some(Reject), Some(Release), Some(Reply), Some(Confirm)]
+        [None, None, None, Some(SyncDone), Some(Reject), Some(Reject), Some(Release), Some(Reply), Some(Confirm), Some(Refusal)]
     };
 }
 
