@@ -4,6 +4,7 @@
 //! [`catena_types::ChunkStore`], which answers from memory and reports slow things back as events.
 
 mod api;
+pub mod mutation;
 mod replica;
 
 pub use api::{ClientList, ClientRead, ClientUpdate, Command, Config, Counters, Event, Payload, Report, RequestId, answers};

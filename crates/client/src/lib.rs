@@ -30,6 +30,7 @@ mod fake;
 mod links;
 mod list;
 mod managers;
+pub mod mutation;
 pub mod objects;
 mod routes;
 pub mod split;

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use catena_types::{Chain, ChainVer, Member, PublicState, TargetId};
 
+use crate::mutation::{Mutation, is};
+
 /// Whether a target may be serving now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Life {
@@ -70,7 +72,11 @@ pub fn next_chain(chain: &Chain, facts: &Facts) -> Option<Chain> {
         return None;
     }
     let grown = weighty(&step.members) != weighty(&chain.members);
-    Some(Chain { id: chain.id, chain_ver: chain.chain_ver + u64::from(grown), members: step.members })
+    Some(Chain {
+        id: chain.id,
+        chain_ver: chain.chain_ver + u64::from(grown && !is(Mutation::KeepVersion)),
+        members: step.members,
+    })
 }
 
 /// The members whose order and states make a chain version.
@@ -125,14 +131,16 @@ impl Step<'_> {
     fn promote(&mut self) {
         for sink in self.in_state(PublicState::Syncing) {
             let f = self.facts(sink);
-            let equal = f.up_to_date && f.about == self.ver && self.failed.is_none();
+            let about = f.about == self.ver || is(Mutation::UpToDateAnyVersion);
+            let equal = (f.up_to_date || is(Mutation::PromoteUnsynced)) && about && self.failed.is_none();
             if equal && f.life == Life::Alive && f.uuid_matches {
                 self.set(sink, PublicState::Serving);
             }
         }
         let Some(chosen) = self.chosen() else { return };
         let f = self.facts(chosen);
-        if f.life == Life::Alive && f.about == self.ver && f.uuid_matches {
+        let opened = f.about == self.ver || is(Mutation::ChosenServesAtOnce);
+        if f.life == Life::Alive && opened && f.uuid_matches {
             self.set(chosen, PublicState::Serving);
             for other in self.in_state(PublicState::LastSrv) {
                 self.set(other, PublicState::Offline);
@@ -163,8 +171,9 @@ impl Step<'_> {
         let serving = self.in_state(PublicState::Serving);
         let (out, rest): (Vec<_>, Vec<_>) = serving.into_iter().partition(|&t| self.life(t) == Life::Out);
         if rest.is_empty() {
-            out.into_iter().for_each(|t| self.set(t, PublicState::LastSrv));
-        } else if rest.iter().all(|&t| self.life(t) == Life::Alive) {
+            let state = |n| if n > 0 && is(Mutation::LastServingOne) { PublicState::Offline } else { PublicState::LastSrv };
+            out.into_iter().enumerate().for_each(|(n, t)| self.set(t, state(n)));
+        } else if rest.iter().all(|&t| self.life(t) == Life::Alive) || is(Mutation::OneByOne) {
             out.into_iter().for_each(|t| self.demote(t, PublicState::Offline));
         }
     }
@@ -177,6 +186,9 @@ impl Step<'_> {
         }
         if self.chosen().is_some() || self.anybody(PublicState::Serving) {
             return;
+        }
+        if is(Mutation::ReviveAnyone) {
+            self.members.iter_mut().for_each(|m| m.set_state(PublicState::LastSrv));
         }
         let facts = self.facts;
         let able = |m: &&mut Member| {
@@ -194,7 +206,7 @@ impl Step<'_> {
                 self.demote(target, PublicState::Waiting);
             }
         }
-        if !self.anybody(PublicState::Serving) || self.anybody(PublicState::Syncing) {
+        if !self.anybody(PublicState::Serving) || (self.anybody(PublicState::Syncing) && !is(Mutation::TwoSyncing)) {
             return;
         }
         let next = self.in_state(PublicState::Waiting).into_iter().find(|&t| {
@@ -225,7 +237,7 @@ pub fn check_chain(chain: &Chain) -> Result<(), String> {
         (chain.members.is_sorted_by_key(Member::state), "members out of order"),
         (ids.len() == chain.members.len(), "a member twice"),
     ];
-    match rules.iter().find(|(holds, _)| !holds) {
+    match rules.iter().find(|(holds, _)| !holds && !is(Mutation::UncheckedChain)) {
         Some((_, what)) => Err(format!("chain {} at version {}: {what}: {chain:?}", chain.id, chain.chain_ver)),
         None => Ok(()),
     }

@@ -13,6 +13,7 @@
 
 pub mod chain;
 pub mod manager;
+pub mod mutation;
 pub mod placement;
 pub mod state;
 

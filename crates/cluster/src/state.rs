@@ -26,7 +26,8 @@ impl Settings {
 
     /// Nanoseconds after which a lease granted now has surely ended.
     pub fn surely_ended(&self) -> Time {
-        (Time::from(self.lease_ms) + Time::from(self.margin_ms)) * 1_000_000
+        let margin = if crate::mutation::is(crate::mutation::Mutation::NoMargin) { 0 } else { self.margin_ms };
+        (Time::from(self.lease_ms) + Time::from(margin)) * 1_000_000
     }
 }
 

@@ -4,7 +4,10 @@
 //! [`world`] runs the state machines that ship (chain, cluster, client, engine) against a network, disks and processes
 //! that fail in every way the protocol claims to survive. [`store`] is the model of a chunk store.
 
+#[cfg(feature = "mutations")]
+pub mod canary;
 pub mod linear;
+pub mod mutation;
 pub mod rng;
 pub mod store;
 pub mod world;

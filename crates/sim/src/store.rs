@@ -148,8 +148,10 @@ pub struct ModelStore {
     ready: Vec<Done<Bytes>>,
     mean: Time,
     failed: bool,
-    /// While set, nothing that needs space is taken, with this error.
+    /// While set, one of `full_one_in` requests that need space is not taken, with this error.
     pub full: Option<Code>,
+    /// See [`ModelStore::full`].
+    pub full_one_in: u64,
     /// One of so many reads finds corrupt bytes; 0: none.
     pub corrupt_one_in: u64,
     /// The next flush fails.
@@ -178,6 +180,7 @@ impl ModelStore {
             mean,
             failed: false,
             full: None,
+            full_one_in: 1,
             corrupt_one_in: 0,
             fail_next: false,
             misuse: None,
@@ -188,6 +191,11 @@ impl ModelStore {
     pub fn crash(&mut self) -> Contents {
         let kept = self.rng.below(self.records.len() as u64 + 1);
         self.after(kept as usize)
+    }
+
+    /// What is found after a crash now that loses all it can.
+    pub(crate) fn durable(&self) -> Contents {
+        self.after(0)
     }
 
     /// What is found after a clean end.
@@ -401,7 +409,7 @@ impl ChunkStore for ModelStore {
 
     fn stage(&mut self, r: StageRequest<Bytes>) -> Result<(), Code> {
         let remove = r.op.kind() == OpKind::Remove;
-        if let Some(code) = self.full.filter(|_| !remove) {
+        if let Some(code) = self.full.filter(|_| !remove && self.rng.below(self.full_one_in) == 0) {
             return Err(code);
         }
         let chunk = self.memory.chunks.get(&r.key).cloned().unwrap_or_default();
@@ -479,7 +487,7 @@ impl ChunkStore for ModelStore {
     }
 
     fn install(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, c: Committed, payload: Bytes) -> Result<(), Code> {
-        if let Some(code) = self.full {
+        if let Some(code) = self.full.filter(|_| self.rng.below(self.full_one_in) == 0) {
             return Err(code);
         }
         if payload.len() != c.len as usize || crc32c(&payload) != c.checksum {

@@ -16,6 +16,21 @@ fn seeds_hold() {
 }
 
 #[test]
+fn kept_seeds_hold() {
+    let kept = include_str!("kept-seeds.txt").lines().filter(|line| !line.starts_with('#'));
+    for line in kept {
+        let numbers: Vec<u64> = line.split_whitespace().map(|word| word.parse().unwrap()).collect();
+        let [seed, ops] = numbers[..] else { panic!("{line:?} is not a seed and a number of operations") };
+        assert_eq!(world::run(seed, ops, false).violation, None, "replay: catena-sim replay --seed {seed} --ops {ops} --trace");
+    }
+}
+
+#[test]
+fn a_seed_that_holds_has_nothing_to_shrink() {
+    assert!(world::shrink(1, 50).is_none());
+}
+
+#[test]
 fn a_seed_is_a_run() {
     for seed in 100..110 {
         let (a, b) = (world::run(seed, 100, false), world::run(seed, 100, true));

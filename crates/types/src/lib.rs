@@ -9,6 +9,7 @@ pub mod crc;
 pub mod error;
 pub mod ids;
 pub mod limits;
+mod mutation;
 pub mod routing;
 pub mod store;
 

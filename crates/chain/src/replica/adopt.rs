@@ -6,21 +6,21 @@ use catena_types::{Chain, ChunkKey, Code, Failure, PublicState, Staged};
 use super::chunk::{Busy, InFlight, Next, Times, Turn};
 use super::read::Reading;
 use super::role::Role;
-use super::sink::Sink;
 use super::source::Source;
 use super::update::refuse;
 use super::{Condition, Cx, Replica};
+use crate::mutation::{Mutation, is};
 
 impl<P: Clone> Replica<P> {
     pub(super) fn adopt(&mut self, cx: &mut Cx<P>, version: u64, chain: Chain) {
         self.routing = self.routing.max(version);
-        if self.role.is_some() && chain.chain_ver <= self.chain_ver() {
+        if self.role.is_some() && chain.chain_ver <= self.chain_ver() && !is(Mutation::AdoptOlder) {
             return;
         }
         let before = self.role.as_ref().and_then(|r| r.state);
         self.role = Some(Role::new(self.me, chain));
         self.source = None;
-        self.sink = None;
+        let former = self.sink.take().filter(|_| is(Mutation::StayUpToDate));
         if !matches!(self.condition, Condition::Running) {
             return;
         }
@@ -29,7 +29,7 @@ impl<P: Clone> Replica<P> {
             self.enter_serving(cx, before);
         } else {
             self.stand_down(cx, "it has left the serving members of its chain");
-            self.sink = self.role().syncing().then(Sink::default);
+            self.sink = self.role().syncing().then(|| former.unwrap_or_default());
         }
         self.take_kept(cx);
     }
@@ -48,11 +48,16 @@ impl<P: Clone> Replica<P> {
 
     fn enter_serving(&mut self, cx: &mut Cx<P>, before: Option<PublicState>) {
         match before {
-            Some(PublicState::Serving) => {}
+            Some(PublicState::Serving) => {
+                self.chunks.values_mut().filter_map(|c| c.update()).for_each(|f| f.released &= !is(Mutation::DropReleases));
+            }
             Some(PublicState::Syncing) => {
                 // Releases got as a sink are void; the predecessor sends them again.
                 self.confirmed = false;
-                self.chunks.values_mut().filter_map(|c| c.update()).for_each(|f| f.released = false);
+                self.chunks.values_mut().filter_map(|c| c.update()).for_each(|f| f.released &= is(Mutation::KeepSinkReleases));
+                if is(Mutation::RollLeftovers) {
+                    self.roll_forward(cx);
+                }
             }
             _ => {
                 self.confirmed = false;
@@ -66,6 +71,9 @@ impl<P: Clone> Replica<P> {
             self.source = Some(Source::new(sink));
         }
         let keys: Vec<ChunkKey> = self.chunks.keys().cloned().collect();
+        if is(Mutation::ReadsBeforeTailRule) {
+            self.restart_reads(cx);
+        }
         for key in &keys {
             self.drive(cx, key);
         }
@@ -89,6 +97,9 @@ impl<P: Clone> Replica<P> {
             inflight.released = true;
             inflight.times.released = cx.now;
         }
+        if is(Mutation::NotAgainToSame) && inflight.next.target() == next.target() {
+            return self.progress(cx, key);
+        }
         inflight.next = next;
         if matches!(inflight.next, Next::To(_)) {
             self.counters.reforwards += 1;
@@ -106,6 +117,10 @@ impl<P: Clone> Replica<P> {
             from = [last.as_bytes(), &[0]].concat();
             for (key, meta) in page {
                 if let Some(staged) = meta.staged {
+                    if is(Mutation::RollBack) {
+                        cx.store.unstage(&key, staged.ver);
+                        continue;
+                    }
                     self.counters.rolled_forward += 1;
                     self.sessions.start(staged.tag, &key);
                     let base = meta.committed.map_or((0, 0), |c| (c.ver, c.checksum));
@@ -125,6 +140,10 @@ impl<P: Clone> Replica<P> {
             Failure::new(code, format!("target {} does not serve: {why}; refresh routing", self.me)).under(self.chain_ver())
         };
         let (not_serving, unknown) = (fail(Code::NotServing), fail(Code::OutcomeUnknown));
+        let unknown = if is(Mutation::RedirectInFlight) { not_serving.clone() } else { unknown };
+        if is(Mutation::KeepInFlight) {
+            return self.end_reads(cx, &not_serving);
+        }
         for chunk in std::mem::take(&mut self.chunks).into_values() {
             if let Some(Busy::Update(inflight)) = chunk.busy {
                 refuse(cx, inflight.waiters, unknown.clone());

@@ -135,6 +135,16 @@ pub(super) enum Next {
     To(Hand),
 }
 
+impl Next {
+    /// Whom it is handed to.
+    pub(super) fn target(&self) -> Option<TargetId> {
+        match self {
+            Next::To(hand) => Some(hand.target),
+            Next::Nobody => None,
+        }
+    }
+}
+
 /// The state of handing an update on.
 pub(super) struct Hand {
     pub(super) target: TargetId,

@@ -7,6 +7,7 @@ use catena_wire::peer::{Body, Release, Reply};
 use super::chunk::{Decided, InFlight, Next};
 use super::{Cx, Replica};
 use crate::api::Command;
+use crate::mutation::{Mutation, is};
 
 impl<P: Clone> Replica<P> {
     /// The local stage is durable.
@@ -29,7 +30,8 @@ impl<P: Clone> Replica<P> {
         if (inflight.ver, inflight.tag) != (reply.ver, reply.tag) {
             return;
         }
-        let ready = inflight.stage.is_some() && inflight.released && inflight.undoing.is_none();
+        let ready =
+            (inflight.stage.is_some() && inflight.released || is(Mutation::ReplyUnreleased)) && inflight.undoing.is_none();
         match &mut inflight.next {
             Next::To(hand) if hand.target == from && ready => {
                 hand.reply = Some(Decided { checksum: reply.checksum, chain_ver: reply.commit_chain_ver, hops: reply.hops });
@@ -44,13 +46,17 @@ impl<P: Clone> Replica<P> {
     /// Does what the update in flight has become ready for: release the successor, or commit.
     pub(super) fn progress(&mut self, cx: &mut Cx<P>, key: &ChunkKey) {
         let own = self.chain_ver();
+        let unreleased = is(Mutation::TailUnreleased) && self.is_tail();
         let Some(inflight) = self.chunks.get_mut(key).and_then(|c| c.update()) else { return };
-        let Some(stage) = inflight.stage.filter(|_| inflight.released && inflight.undoing.is_none()) else { return };
+        let Some(stage) = inflight.stage.filter(|_| (inflight.released || unreleased) && inflight.undoing.is_none()) else {
+            return;
+        };
         let (ver, tag) = (inflight.ver, inflight.tag);
         let decided = match &mut inflight.next {
             Next::Nobody => Decided { checksum: stage.checksum, chain_ver: own, hops: Vec::new() },
             Next::To(hand) => match hand.reply.take() {
                 Some(decided) => decided,
+                None if is(Mutation::CommitAlone) => Decided { checksum: stage.checksum, chain_ver: own, hops: Vec::new() },
                 None => {
                     if !hand.release_sent && !hand.loading {
                         hand.release_sent = true;
@@ -75,7 +81,7 @@ impl<P: Clone> Replica<P> {
         let Some(super::chunk::Busy::Update(inflight)) = chunk.busy.take() else { unreachable!("progress saw the update") };
         let InFlight { ver, tag, op, waiters, stage, explain, .. } = *inflight;
         let stage = stage.expect("progress saw the stage");
-        let chain_ver = decided.chain_ver;
+        let chain_ver = if is(Mutation::OwnChainVer) { self.chain_ver() } else { decided.chain_ver };
         cx.store.commit(key, ver, chain_ver);
         self.counters.commits += 1;
         if op.is_some_and(|op| {

@@ -7,6 +7,7 @@ use super::chunk::{Busy, Hand, InFlight, Next, Times, Turn};
 use super::read::Reading;
 use super::{Cx, Replica};
 use crate::api::Payload;
+use crate::mutation::{Mutation, is};
 
 /// How a forward stands to what the chunk holds, with nothing of it in flight.
 enum Judgement {
@@ -27,7 +28,9 @@ impl<P: Clone> Replica<P> {
         let chunk = self.chunks.entry(key.clone()).or_default();
         // The same update, sent again: go on with it, unless it is being undone; then the new attempt waits for that.
         if let Some(inflight) = chunk.update().filter(|f| f.ver == forward.ver && f.tag == forward.tag && f.undoing.is_none()) {
-            inflight.pred_attempt = forward.attempt;
+            if !is(Mutation::EchoFirstAttempt) {
+                inflight.pred_attempt = forward.attempt;
+            }
             return;
         }
         let again = chunk
@@ -69,6 +72,7 @@ impl<P: Clone> Replica<P> {
             payload: payload.data.clone(),
             payload_crc: payload.crc,
         });
+        let released = released || is(Mutation::NoReleaseWait);
         if let Err(code) = staged {
             self.counters.rejects += 1;
             let Forward { key, ver, tag, attempt, .. } = forward;
@@ -106,7 +110,7 @@ impl<P: Clone> Replica<P> {
     /// chunk is settled, and otherwise this target acts as tail (amendment C13).
     pub(super) fn next_for(&self, key: &ChunkKey) -> Next {
         let role = self.role();
-        let sink = role.sink.filter(|_| self.source.as_ref().is_some_and(|s| s.forwards(key)));
+        let sink = role.sink.filter(|_| self.source.as_ref().is_some_and(|s| s.forwards(key)) && !is(Mutation::SkipSink));
         match role.succ.or(sink) {
             Some(target) => Next::To(Hand { target, attempt: 0, loading: false, release_sent: false, reply: None }),
             None => Next::Nobody,
@@ -120,7 +124,7 @@ impl<P: Clone> Replica<P> {
         let Next::To(hand) = &mut inflight.next else { return };
         self.attempt += 1;
         hand.attempt = self.attempt;
-        hand.release_sent = false;
+        hand.release_sent &= is(Mutation::ReleaseOnce);
         hand.loading = inflight.payload.is_none();
         self.counters.forwards += 1;
         if !hand.loading {
@@ -163,7 +167,11 @@ impl<P: Clone> Replica<P> {
             payload_crc: payload.as_ref().map_or(0, |p| p.crc),
             explain: inflight.explain,
         };
+        let (name, ver, tag) = (forward.key.clone(), forward.ver, forward.tag);
         self.send(cx, to, Body::Forward(forward), payload);
+        if is(Mutation::ReleaseEarly) {
+            self.send(cx, to, Body::Release(Release { key: name, ver, tag }), None);
+        }
     }
 
     /// A staged update that has been sent on needs its payload no more: it can be read back.
@@ -194,17 +202,17 @@ impl<P: Clone> Replica<P> {
     pub(super) fn on_release(&mut self, cx: &mut Cx<P>, release: Release) {
         let Some(key) = ChunkKey::new(&release.key) else { return };
         let Some(chunk) = self.chunks.get_mut(&key) else { return };
-        let is = |ver: Ver, tag: Tag| ver == release.ver && tag == release.tag;
+        let named = |ver: Ver, tag: Tag| ver == release.ver && tag == release.tag;
         // A release for a forward that waits for its turn is remembered with it.
         for turn in &mut chunk.queue {
             if let Turn::Forward(forward, _, released) = turn
-                && is(forward.ver, forward.tag)
+                && named(forward.ver, forward.tag)
             {
-                *released = true;
+                *released = !is(Mutation::ForgetEarlyRelease);
                 return;
             }
         }
-        let Some(inflight) = chunk.update().filter(|f| is(f.ver, f.tag) && f.undoing.is_none()) else { return };
+        let Some(inflight) = chunk.update().filter(|f| named(f.ver, f.tag) && f.undoing.is_none()) else { return };
         if !inflight.released {
             inflight.released = true;
             inflight.times.released = cx.now;
@@ -235,8 +243,10 @@ fn judge<P: Clone>(
         Judgement::Done(Reply { key, ver, tag, checksum, commit_chain_ver, hops: Vec::new() })
     };
     match committed {
-        Some(c) if c.ver == forward.ver && c.tag == forward.tag => return reply(c.checksum, c.chain_ver),
-        None if forward.op.kind() == OpKind::Remove && store.remove_floor() >= forward.ver => {
+        Some(c) if c.ver == forward.ver && c.tag == forward.tag => {
+            return reply(c.checksum, if is(Mutation::PresentChainVer) { own } else { c.chain_ver });
+        }
+        None if forward.op.kind() == OpKind::Remove && store.remove_floor() >= forward.ver && !is(Mutation::ForgetRemoves) => {
             return reply(0, row.map_or(own, |r| r.chain_ver));
         }
         _ => {}
@@ -245,7 +255,7 @@ fn judge<P: Clone>(
         return Judgement::Wrong(format!("version {} of {} is staged here and was not forwarded", staged.ver, staged.tag));
     }
     let base = committed.map_or((0, 0), |c| (c.ver, c.checksum));
-    if base != (forward.base_ver, forward.base_checksum) {
+    if base != (forward.base_ver, forward.base_checksum) && !is(Mutation::AnyBase) {
         return Judgement::Wrong(format!(
             "builds on version {} ({:08x}), here is {} ({:08x})",
             forward.base_ver, forward.base_checksum, base.0, base.1

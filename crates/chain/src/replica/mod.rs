@@ -22,6 +22,7 @@ use catena_types::{ChunkKey, ChunkStore, Code, Done, Failure, LocalState, Target
 use catena_wire::peer::{Body, PeerMsg};
 
 use crate::api::{Command, Config, Counters, Event, Payload, Report};
+use crate::mutation::{Mutation, is};
 use chunk::ChunkState;
 use read::Reading;
 use repair::Damage;
@@ -208,7 +209,10 @@ impl<P: Clone> Replica<P> {
     }
 
     fn lease_holds(&self, now: Time) -> bool {
-        self.lease.as_ref().is_some_and(|l| now < l.until && self.routing >= l.routing)
+        let good = |l: &Lease| {
+            (now < l.until || is(Mutation::IgnoreLease)) && (self.routing >= l.routing || is(Mutation::LeaseAnyRouting))
+        };
+        self.lease.as_ref().is_some_and(good)
     }
 
     /// Sections 2.2, 2.3 and 6: chain version, serving, confirmed, lease.
@@ -222,7 +226,7 @@ impl<P: Clone> Replica<P> {
         if !matches!(self.condition, Condition::Running) {
             return refuse(Code::NotServing, format!("target {me} is stopped; refresh routing"));
         }
-        if chain_ver != ours {
+        if chain_ver != ours && !is(Mutation::AnyVersion) {
             let text = format!("chain {} is at version {ours}, not {chain_ver}; refresh routing", role.chain.id);
             return Err(Failure::new(Code::WrongChainVersion, text).with_version(ours).under(ours));
         }
@@ -232,7 +236,7 @@ impl<P: Clone> Replica<P> {
         if !self.lease_holds(now) {
             return refuse(Code::LeaseExpired, format!("target {me} has no lease: its node has not heard from the manager"));
         }
-        if !self.confirmed {
+        if !self.confirmed && !is(Mutation::ServeUnconfirmed) {
             return refuse(
                 Code::NotServing,
                 format!("target {me} has just joined chain {} and is not confirmed yet", role.chain.id),
@@ -254,9 +258,9 @@ impl<P: Clone> Replica<P> {
         }
         if msg.to != self.me {
             self.counters.protocol_errors += 1;
-        } else if msg.chain_ver > self.chain_ver() {
+        } else if msg.chain_ver > self.chain_ver() && !is(Mutation::NewerMessages) {
             self.kept.push((msg, payload));
-        } else if msg.chain_ver < self.chain_ver() {
+        } else if msg.chain_ver < self.chain_ver() && !is(Mutation::OlderMessages) {
             self.counters.dropped_versions += 1;
         } else {
             self.dispatch(cx, msg, payload);
@@ -364,7 +368,7 @@ impl<P: Clone> Replica<P> {
         let Some(role) = self.role.as_ref().filter(|_| matches!(self.condition, Condition::Running)) else { return };
         let (succ, sink) = (role.succ, role.sink);
         let tail = role.tail.filter(|_| role.serving());
-        if succ == Some(peer) || sink == Some(peer) {
+        if (succ == Some(peer) || sink == Some(peer)) && !is(Mutation::NotAgainOnLink) {
             self.forward_again(cx, peer);
         }
         if succ == Some(peer) {

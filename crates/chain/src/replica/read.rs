@@ -10,6 +10,7 @@ use catena_wire::peer::{Answer, Body, Confirm, Fetch, Query};
 use super::chunk::Busy;
 use super::{Cx, Replica};
 use crate::api::{ClientList, ClientRead, Command, Payload, RequestId};
+use crate::mutation::{Mutation, is};
 
 /// A read under way, by the id the engine and the tail know it by.
 pub(super) enum Reading {
@@ -52,11 +53,11 @@ impl<P: Clone> Replica<P> {
         }
         let meta = cx.store.meta(&read.key);
         let updating = self.chunks.get(&read.key).is_some_and(|c| matches!(c.busy, Some(Busy::Update(_))));
-        if read.relaxed {
+        if read.relaxed || (updating && is(Mutation::ReadPendingNew)) {
             let staged = meta.and_then(|m| m.staged).filter(|s| s.durable && !s.remove).map(|s| s.ver);
             return self.serve(cx, read, meta, staged, false);
         }
-        if !updating || self.is_tail() {
+        if !updating || self.is_tail() || is(Mutation::ReadPendingOld) {
             self.counters.clean_reads += 1;
             return self.serve(cx, read, meta, None, false);
         }
@@ -76,7 +77,8 @@ impl<P: Clone> Replica<P> {
 
     /// Only the tail answers, under a lease and confirmed. Otherwise silence: the asker asks again.
     pub(super) fn on_query(&mut self, cx: &mut Cx<P>, from: TargetId, query: Query) {
-        if !self.is_tail() || !self.may_serve(cx.now) {
+        let able = self.may_serve(cx.now) || is(Mutation::AnswerUnleased);
+        if !able || !(self.is_tail() || is(Mutation::AnswerAnyone)) {
             return;
         }
         let Some(key) = ChunkKey::new(&query.key) else { return };
@@ -103,7 +105,7 @@ impl<P: Clone> Replica<P> {
                 self.await_stage(read, answer.commit_ver);
             }
             _ if answer.absent && committed.is_none() => self.serve(cx, read, meta, None, true),
-            _ if !answer.absent && committed.is_some_and(|c| c.ver >= answer.commit_ver) => {
+            _ if is(Mutation::AnyAnswer) || (!answer.absent && committed.is_some_and(|c| c.ver >= answer.commit_ver)) => {
                 self.serve(cx, read, meta, None, true)
             }
             _ => {
@@ -201,6 +203,9 @@ impl<P: Clone> Replica<P> {
 
     /// A new chain version was adopted: every waiting read starts over under it.
     pub(super) fn restart_reads(&mut self, cx: &mut Cx<P>) {
+        if is(Mutation::KeepQuestions) {
+            return;
+        }
         for id in std::mem::take(&mut self.waiting) {
             let Some(reading) = self.reads.remove(&id) else { continue };
             if let Reading::Asking { read, .. } | Reading::Staging { read, .. } = reading {
@@ -246,7 +251,11 @@ impl<P: Clone> Replica<P> {
     pub(super) fn on_list(&mut self, cx: &mut Cx<P>, list: ClientList) {
         let checked = self.check_serving(cx.now, list.chain_ver).and_then(|()| {
             let text = format!("target {} is not the tail of its chain, which answers listings; refresh routing", self.me);
-            if self.is_tail() { Ok(()) } else { Err(Failure::new(Code::NotServing, text).under(self.chain_ver())) }
+            if self.is_tail() || is(Mutation::ListAnywhere) {
+                Ok(())
+            } else {
+                Err(Failure::new(Code::NotServing, text).under(self.chain_ver()))
+            }
         });
         let reply = match checked {
             Ok(()) => list_page(cx.store, &list),
@@ -264,7 +273,7 @@ impl<P: Clone> Replica<P> {
     }
 
     pub(super) fn confirm_successor(&mut self, cx: &mut Cx<P>) {
-        if let Some(succ) = self.role().succ.filter(|_| self.confirmed) {
+        if let Some(succ) = self.role().succ.filter(|_| self.confirmed || is(Mutation::ConfirmUnconfirmed)) {
             self.send(cx, succ, Body::Confirm(Confirm {}), None);
         }
     }

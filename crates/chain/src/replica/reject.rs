@@ -6,6 +6,7 @@ use catena_wire::peer::{Body, Reject};
 use super::chunk::{Busy, Next};
 use super::update::refuse;
 use super::{Cx, Replica};
+use crate::mutation::{Mutation, is};
 
 impl<P: Clone> Replica<P> {
     /// Counts only if it answers our newest attempt and comes from whom we handed the update to.
@@ -13,7 +14,7 @@ impl<P: Clone> Replica<P> {
         let Some(key) = ChunkKey::new(&reject.key) else { return };
         let from_sink = self.role().sink == Some(from);
         let Some(inflight) = self.chunks.get_mut(&key).and_then(|c| c.update()) else { return };
-        let newest = matches!(&inflight.next, Next::To(hand) if hand.target == from && hand.attempt == reject.attempt);
+        let newest = matches!(&inflight.next, Next::To(hand) if hand.target == from && (hand.attempt == reject.attempt || is(Mutation::AnyAttempt)));
         if (inflight.ver, inflight.tag) != (reject.ver, reject.tag) || !newest || inflight.undoing.is_some() {
             self.counters.stale_rejects += 1;
             return;
@@ -27,6 +28,9 @@ impl<P: Clone> Replica<P> {
         }
         inflight.undoing = Some((code, by));
         cx.store.unstage(&key, ver);
+        if is(Mutation::UnstageNotDurable) {
+            self.undone(cx, &key, code, by);
+        }
     }
 
     /// The update is undone here, durably.

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use catena_types::{ChunkKey, ChunkStore, Failure, Seq, SessionId, SessionRow, Tag};
 
+use crate::mutation::{Mutation, is};
+
 #[derive(Default)]
 pub(super) struct Sessions {
     running: BTreeMap<Tag, ChunkKey>,
@@ -41,7 +43,7 @@ impl Sessions {
             decided => return decided,
         }
         match newest_running {
-            Some(seq) if tag.seq < seq => Known::Stale,
+            Some(seq) if tag.seq < seq && !is(Mutation::TakeStale) => Known::Stale,
             None if !first && store.session(id).is_none() && !self.rejected.contains_key(&id) => Known::Unknown,
             _ => Known::New,
         }
@@ -49,11 +51,12 @@ impl Sessions {
 
     /// The recorded outcome of `tag`, `Stale` if a later update of its session has one, else `New`.
     pub(super) fn decided<P: Clone>(&self, tag: Tag, store: &dyn ChunkStore<Payload = P>) -> Known {
-        let row = store.session(tag.session());
+        let row = store.session(tag.session()).filter(|row| row.seq != tag.seq || !is(Mutation::ForgetCommits));
         let rejected = self.rejected.get(&tag.session());
         match (row, rejected) {
             (Some(row), _) if row.seq == tag.seq => Known::Committed(row),
             (_, Some((seq, failure))) if *seq == tag.seq => Known::Rejected(failure.clone()),
+            _ if is(Mutation::TakeStale) => Known::New,
             (row, rejected) if row.is_some_and(|r| r.seq > tag.seq) || rejected.is_some_and(|r| r.0 > tag.seq) => Known::Stale,
             _ => Known::New,
         }
@@ -70,7 +73,7 @@ impl Sessions {
     /// Remembers a reject; a row never goes back.
     pub(super) fn reject(&mut self, tag: Tag, failure: &Failure) {
         let newest = self.rejected.get(&tag.session()).is_none_or(|(seq, _)| *seq < tag.seq);
-        if newest {
+        if newest && !is(Mutation::ForgetRejects) {
             self.rejected.insert(tag.session(), (tag.seq, failure.clone()));
         }
     }

@@ -9,6 +9,7 @@ use catena_wire::peer::{Body, Page, PageEntry, SyncDone, SyncDoneReply, SyncDrop
 use super::chunk::{Busy, Turn};
 use super::{Cx, Replica};
 use crate::api::Payload;
+use crate::mutation::{Mutation, is};
 
 /// State of a sink under one chain version.
 #[derive(Default)]
@@ -43,11 +44,13 @@ impl<P: Clone> Replica<P> {
         let Some(sink) = &mut self.sink else { return };
         if !sink.started {
             sink.started = true;
-            cx.store.clear_sessions();
+            if !is(Mutation::KeepOldRows) {
+                cx.store.clear_sessions();
+            }
             sink.syncs.insert(id, Waiting::Quiet);
             cx.store.sync(id);
         }
-        if sink.quiet {
+        if sink.quiet || is(Mutation::NotQuiet) {
             return self.answer_page(cx, page);
         }
         sink.asked = Some(page);
@@ -90,6 +93,10 @@ impl<P: Clone> Replica<P> {
     pub(super) fn start_put(&mut self, cx: &mut Cx<P>, key: &ChunkKey, put: SyncPut, payload: Payload<P>) {
         let id = self.new_id();
         match cx.store.install(id, key, put.chunk_size, put.committed, payload.data) {
+            Ok(()) if is(Mutation::SyncedEarly) => {
+                self.installing(id, key);
+                self.reply_upstream(cx, Body::Synced(Synced { key: key.as_bytes().to_vec(), code: Code::Ok as i32 }));
+            }
             Ok(()) => self.installing(id, key),
             Err(code) => self.reply_upstream(cx, Body::Synced(Synced { key: key.as_bytes().to_vec(), code: code as i32 })),
         }
@@ -115,9 +122,10 @@ impl<P: Clone> Replica<P> {
     }
 
     pub(super) fn on_sync_done(&mut self, cx: &mut Cx<P>, done: SyncDone) {
-        cx.store.raise_remove_floor(done.remove_floor);
+        cx.store.raise_remove_floor(done.remove_floor * u64::from(!is(Mutation::ForgetFloor)));
         let id = self.new_id();
         if let Some(sink) = &mut self.sink {
+            sink.done = is(Mutation::DoneEarly);
             sink.syncs.insert(id, Waiting::Done);
             cx.store.sync(id);
         }

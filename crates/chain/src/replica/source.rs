@@ -14,6 +14,7 @@ use super::chunk::{Busy, Turn};
 use super::read::Reading;
 use super::{Cx, Replica};
 use crate::api::Payload;
+use crate::mutation::{Mutation, is};
 
 /// State of a source under one chain version.
 pub(super) struct Source {
@@ -45,18 +46,19 @@ impl Source {
         let bytes = key.as_bytes();
         match &self.phase {
             Phase::GivenUp { .. } => false,
-            Phase::Done => true,
+            Phase::Done => !is(Mutation::DoneNotForwarded),
             Phase::Asking { .. } => bytes < self.cursor.as_slice(),
             Phase::Settling { end, rest, active } => {
                 let in_page = end.is_empty() || bytes < end.as_slice();
-                in_page && !rest.contains_key(key) && !active.contains(key)
+                in_page && !rest.contains_key(key) && !active.contains(key) && !is(Mutation::SettledNotForwarded)
             }
         }
     }
 
     /// Ends the resync, unless SyncDone was sent. Says whether it did.
     pub(super) fn give_up(&mut self, reason: String) -> bool {
-        let may = !matches!(self.phase, Phase::Done | Phase::GivenUp { .. });
+        let done = matches!(self.phase, Phase::Done) && !is(Mutation::GiveUpAfterDone);
+        let may = !done && !matches!(self.phase, Phase::GivenUp { .. });
         if may {
             self.phase = Phase::GivenUp { reason };
         }
@@ -137,6 +139,12 @@ impl<P: Clone> Replica<P> {
                 rest.insert(key, Some(entry.meta));
             }
         }
+        if is(Mutation::CompareOutsideTurn) {
+            rest.retain(|key, theirs| {
+                let mine = cx.store.meta(key);
+                !matches!((theirs, mine.and_then(|m| m.committed)), (Some(t), Some(c)) if same(t, &c, mine))
+            });
+        }
         source.phase = Phase::Settling { end: page.end, rest, active: BTreeSet::new() };
     }
 
@@ -159,6 +167,9 @@ impl<P: Clone> Replica<P> {
                 self.finish_source(cx);
             } else {
                 source.cursor = std::mem::take(end);
+                if is(Mutation::CursorOff) {
+                    source.cursor.push(0);
+                }
                 self.ask_page(cx);
             }
         }
@@ -171,6 +182,7 @@ impl<P: Clone> Replica<P> {
         let committed = mine.and_then(|m| m.committed);
         match (committed, sinks) {
             (None, None) => source.settle(key),
+            (None, Some(_)) if is(Mutation::KeepExtra) => source.settle(key),
             (Some(ours), Some(theirs)) if same(&theirs, &ours, mine) => {
                 self.counters.sync_equal += 1;
                 source.settle(key);
@@ -214,6 +226,11 @@ impl<P: Clone> Replica<P> {
     /// what it holds instead, which is older.
     pub(super) fn cannot_settle(&mut self, cx: &mut Cx<P>, key: &ChunkKey, code: Code) {
         let Some(source) = &mut self.source else { return };
+        if is(Mutation::SkipUnreadable) {
+            source.settle(key);
+            self.chunks.entry(key.clone()).or_default().busy = None;
+            return self.advance(cx, key);
+        }
         if source.give_up(format!("chunk {key} cannot be read here, and no neighbour has it: {code:?}")) {
             self.act_as_tail(cx);
         }
@@ -245,7 +262,7 @@ impl<P: Clone> Replica<P> {
     fn send_done(&mut self, cx: &mut Cx<P>) {
         let Some(sink) = self.source.as_ref().map(|s| s.sink) else { return };
         let mut after = None;
-        loop {
+        while !is(Mutation::LoseRows) {
             let page = cx.store.sessions(after, self.config.session_batch);
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
@@ -261,6 +278,10 @@ impl<P: Clone> Replica<P> {
         let Some(source) = &self.source else { return };
         match &source.phase {
             Phase::Asking { .. } => self.ask_page(cx),
+            Phase::Done if is(Mutation::RestartAfterDone) => {
+                self.source = Some(Source::new(source.sink));
+                self.ask_page(cx);
+            }
             Phase::Done => self.send_done(cx),
             Phase::GivenUp { .. } => {}
             Phase::Settling { active, .. } => {
@@ -282,6 +303,10 @@ impl<P: Clone> Replica<P> {
 /// Equal in every respect, and nothing staged at the sink.
 fn same(theirs: &ChunkMeta, ours: &catena_types::Committed, mine: Option<ChunkMeta>) -> bool {
     let sizes = mine.is_some_and(|m| m.chunk_size == theirs.chunk_size);
-    let content = |c: &catena_types::Committed| (c.ver, c.chain_ver, c.len, c.checksum);
-    sizes && theirs.staged.is_none() && theirs.committed.as_ref().is_some_and(|c| content(c) == content(ours))
+    let content = |c: &catena_types::Committed| {
+        if is(Mutation::CompareVersions) { (c.ver, 0, 0, 0) } else { (c.ver, c.chain_ver, c.len, c.checksum) }
+    };
+    sizes
+        && (theirs.staged.is_none() || is(Mutation::IgnoreSinkStaged))
+        && theirs.committed.as_ref().is_some_and(|c| content(c) == content(ours))
 }

@@ -1,17 +1,22 @@
 //! The head's part of an update: a client's request, its checks, its turn (protocol section 2).
 
-use catena_types::{ChunkKey, ChunkMeta, Code, Failure, OpKind, StageRequest, limits};
+use catena_types::{ChunkKey, ChunkMeta, ChunkStore, Code, Failure, OpKind, Precondition, StageRequest, limits};
 use catena_wire::client::UpdateReply;
 
 use super::chunk::{Busy, InFlight, Times, Turn};
 use super::sessions::Known;
 use super::{Cx, Replica};
 use crate::api::{ClientUpdate, Command, RequestId};
+use crate::mutation::{Mutation, is};
 
 impl<P: Clone> Replica<P> {
     /// Steps 1 to 5, then the chunk's queue.
-    pub(super) fn on_update(&mut self, cx: &mut Cx<P>, update: ClientUpdate<P>) {
+    pub(super) fn on_update(&mut self, cx: &mut Cx<P>, mut update: ClientUpdate<P>) {
         let request = update.request;
+        let ver = |store: &dyn ChunkStore<Payload = P>| store.meta(&update.key).map_or(0, |m| m.commit_ver());
+        if is(Mutation::JudgeOnReceipt) && update.precondition.holds(ver(cx.store)) {
+            update.precondition = Precondition::Any;
+        }
         if let Err(failure) = self.check_update(cx, &update) {
             return refuse(cx, [request], failure);
         }
@@ -127,7 +132,7 @@ impl<P: Clone> Replica<P> {
         self.check_chunk(update, meta.as_ref())?;
         let committed = meta.and_then(|m| m.committed);
         let base = committed.map_or((0, 0), |c| (c.ver, c.checksum));
-        let ver = committed.map_or(cx.store.remove_floor(), |c| c.ver) + 1;
+        let ver = committed.map_or(cx.store.remove_floor() * u64::from(!is(Mutation::VersionsRepeat)), |c| c.ver) + 1;
         let staged = cx.store.stage(StageRequest {
             key: update.key.clone(),
             ver,

@@ -7,6 +7,7 @@ use catena_types::{ChainId, ChainVer, Class, Code, Failure, Routing, Time};
 
 use crate::core::{Attempt, Lost, Step, Tuning};
 use crate::error::{Error, ErrorKind};
+use crate::mutation::{Mutation, is};
 
 /// The retry logic of one update.
 #[derive(Clone, Debug)]
@@ -122,7 +123,7 @@ impl UpdateCall {
         if failure.code() == Code::StaleRequest {
             return self.unknown(Error::from_failure(failure));
         }
-        let newest = self.waits_for(number);
+        let newest = self.waits_for(number) || (is(Mutation::AnyReject) && failure.class() == Class::Rejected);
         match failure.class() {
             Class::Redirect | Class::Overload => self.open.retain(|&n| n != number),
             _ if !newest => return, // a reject counts only for the newest attempt
@@ -160,7 +161,7 @@ impl UpdateCall {
             self.last = Some(e);
             return self.again(now, None);
         }
-        if self.open.is_empty() || failure.chain_ver >= self.sent_under {
+        if self.open.is_empty() || failure.chain_ver >= self.sent_under || is(Mutation::RejectIsFinal) {
             self.phase = Phase::Failed(e);
         } else {
             self.last = Some(e);
@@ -202,7 +203,9 @@ impl UpdateCall {
                 "the head of the chain did not answer".to_string()
             }
         };
-        self.open.push(number);
+        if !is(Mutation::LostHadNoEffect) {
+            self.open.push(number);
+        }
         self.last = Some(Error::new(ErrorKind::OutcomeUnknown, cause));
         if self.open.len() == 1 {
             // The first loss may be no more than an idle connection that was closed.

@@ -10,6 +10,7 @@ use catena_wire::manager::TargetReport;
 
 use super::Manager;
 use crate::chain::{Facts, Life, TargetFacts};
+use crate::mutation::{Mutation, is};
 
 /// What was heard of one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl Manager {
         // Registering takes no lease, but a target just registered is about to be heard of.
         let heard = live.and_then(|l| l.heard);
         let basis = heard.unwrap_or(0).max(live.map_or(0, |l| l.registered)).max(self.started);
-        let end = basis.saturating_add(self.settings.surely_ended());
+        let end = basis.saturating_add(self.settings.surely_ended() >> u32::from(is(Mutation::RemoveEarly)));
         match heard {
             _ if end <= now => Hearing::Out(end),
             Some(at) => Hearing::Heard(at),
@@ -91,7 +92,7 @@ impl Manager {
         let Some(row) = self.state.targets.get(&target) else { return true };
         let reported = self.report(target).map(|r| r.open_count);
         let reopened = matches!((row.opened.count, reported), (Some(then), Some(now)) if then != now);
-        row.opened.incarnation != row.offered || reopened
+        (row.opened.incarnation != row.offered || reopened) && !is(Mutation::KeepMemoryless)
     }
 
     /// Still SERVING in the routing, although its memory is gone: it gets no lease before its removal.

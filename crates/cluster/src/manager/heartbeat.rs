@@ -7,6 +7,7 @@ use catena_types::{ChainId, Code, Failure, LocalState, NodeId, Time};
 use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, TargetReport};
 
 use super::{Manager, Outcome};
+use crate::mutation::{Mutation, is};
 
 impl Manager {
     /// A node says that it lives. `now` is read after the heartbeat was received.
@@ -19,7 +20,7 @@ impl Manager {
             return self.outcome(reply);
         }
         let node = self.nodes.entry(request.node).or_default();
-        if node.seq.is_some_and(|last| request.seq <= last) {
+        if node.seq.is_some_and(|last| request.seq <= last) && !is(Mutation::OldHeartbeats) {
             let reply = self.nothing_granted();
             return self.outcome(reply);
         }
@@ -28,7 +29,7 @@ impl Manager {
         let chains: Vec<ChainId> = request.targets.iter().filter_map(|report| self.hear(report, now)).collect();
         self.evaluate(chains, now);
         self.publish();
-        let withheld = request.targets.iter().any(|r| self.removal_pending(r.target));
+        let withheld = request.targets.iter().any(|r| self.removal_pending(r.target)) && !is(Mutation::GrantBeforeRemoval);
         let reply = if withheld { self.nothing_granted() } else { self.grant(request.routing) };
         self.outcome(reply)
     }

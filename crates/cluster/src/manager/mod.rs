@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use catena_types::{NodeId, Routing, TargetId, Time};
 use catena_wire::manager::TargetReport;
 
+use crate::mutation::{Mutation, is};
 use crate::state::{Settings, State};
 
 /// An answer, and whether the state must be stored before it is sent.
@@ -81,11 +82,12 @@ impl Manager {
         let extra = if longer { earlier.saturating_sub(settings.surely_ended()) } else { 0 };
         let changed = state.lease_ms < settings.lease_ms;
         state.lease_ms = state.lease_ms.max(settings.lease_ms);
+        state.version -= u64::from(is(Mutation::VersionBack) && state.version > 1);
         Manager {
             settings,
             state,
             // As if started so much later: longer leases of an earlier manager may still run.
-            started: now.saturating_add(extra),
+            started: if is(Mutation::NoWait) { 0 } else { now.saturating_add(extra) },
             awake: now,
             nodes: BTreeMap::new(),
             targets: BTreeMap::new(),

@@ -9,6 +9,7 @@ use catena_types::{ChainId, Code, Failure, Incarnation, NodeId, TargetId, Time};
 use catena_wire::manager::{RegisterReply, RegisterRequest, TargetOffer};
 
 use super::{Manager, NodeLive, Outcome};
+use crate::mutation::{Mutation, is};
 use crate::state::{NodeRow, Opening, TargetRow};
 
 /// Bytes of a target's uuid.
@@ -104,6 +105,9 @@ impl Manager {
         if let Some(known) = self.target_of(&offer.uuid) {
             return known;
         }
+        if is(Mutation::AnyDisk) && offer.target != 0 {
+            return offer.target;
+        }
         let id = self.state.next_target;
         self.state.next_target += 1;
         let opened = Opening { incarnation, count: None };
@@ -155,7 +159,7 @@ impl Manager {
             let (id, home) = (known.unwrap_or_default(), row.node);
             return Err(format!("target {id} (uuid {uuid}) belongs to node {home}, not to node {node}: start it there"));
         }
-        if claimed == 0 || known == Some(claimed) {
+        if claimed == 0 || known == Some(claimed) || is(Mutation::AnyDisk) {
             return Ok(());
         }
         Err(match (known, self.state.targets.get(&claimed)) {

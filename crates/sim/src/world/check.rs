@@ -1,33 +1,33 @@
-//! The checkers: what must hold after every event, and what at the end (numbers: protocol, section 11).
+//! The checkers: what must hold after every event, and what at the end. [`Rule`] names them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use catena_types::{ChunkKey, ChunkMeta, PublicState, Routing, TargetId, Ver};
+use catena_types::{Chain, ChainId, ChunkKey, ChunkMeta, Member, PublicState, Routing, TargetId, Ver};
 
 use super::World;
 use super::disk::would_answer;
 use super::node::Open;
-use crate::linear::{Action, Outcome, Seen};
-
-/// A chunk as a target holds it.
-type Held = (ChunkKey, Option<catena_types::Committed>, Option<bytes::Bytes>);
+use super::rules::{Rule, Violation};
 
 #[derive(Default)]
 pub(super) struct Checks {
-    /// Newest version of each chunk that a client was told of.
-    seen: BTreeMap<ChunkKey, Ver>,
+    /// Newest version of each chunk that a client made, and that one read.
+    acked: BTreeMap<ChunkKey, Ver>,
+    read: BTreeMap<ChunkKey, Ver>,
+    /// Serving members of chains that lost power together, until something else becomes known of them.
+    dark: BTreeMap<ChainId, Vec<TargetId>>,
     /// Last routing checked.
     routing: Option<Arc<Routing>>,
 }
 
 impl World {
-    fn open_of(&self, target: TargetId) -> Option<(usize, &Open)> {
-        let (node, slot) = self.slot_of(target)?;
+    pub(super) fn open_of(&self, target: TargetId) -> Option<(usize, &Open)> {
+        let (node, slot) = self.slot_of(target).filter(|&(node, slot)| self.is_somebody(node, slot))?;
         Some((node, self.nodes[node].slots[slot].open.as_ref()?))
     }
 
-    fn keys(&self) -> Vec<ChunkKey> {
+    pub(super) fn keys(&self) -> Vec<ChunkKey> {
         (0..self.plan.keys).filter_map(|n| ChunkKey::new(format!("k{n}").as_bytes())).collect()
     }
 
@@ -39,15 +39,25 @@ impl World {
         let id = self.nodes[node].slots[slot].id;
         let Some(chain) = self.manager.routing_of(id) else { return };
         let found = self
-            .one_answer(&chain)
-            .or_else(|| if committed { self.versions(id).or_else(|| self.upstream(&chain)) } else { None });
-        if let Some(what) = found {
-            self.fail(what);
-        }
+            .one_configuration(id)
+            .or_else(|| self.one_answer(&chain))
+            .or_else(|| if committed { self.versions(id).or_else(|| self.order(&chain)) } else { None });
+        self.fail_if(found.map_or(Ok(()), Err));
     }
 
-    /// Invariant 8: no two targets of a chain could answer a version query differently now.
-    fn one_answer(&self, chain: &[TargetId]) -> Option<String> {
+    /// Invariant 8: whoever may serve is SERVING as far as the manager is concerned, so that nobody else decides without it.
+    fn one_configuration(&self, id: TargetId) -> Option<Violation> {
+        let (node, open) = self.open_of(id)?;
+        if !open.replica.may_serve(self.nodes[node].local(self.now)) {
+            return None;
+        }
+        let state = self.manager.state_of(id);
+        let text = || format!("target {id} may serve under chain version {}, and is {state:?}", open.replica.chain_ver());
+        (state != Some(PublicState::Serving)).then(|| Rule::OneConfiguration.broken(text()))
+    }
+
+    /// No two targets of a chain could answer a version query differently now.
+    fn one_answer(&self, chain: &[TargetId]) -> Option<Violation> {
         let probe = ChunkKey::new(b"k0")?;
         let able = |t: &&TargetId| {
             self.open_of(**t).is_some_and(|(n, o)| {
@@ -66,9 +76,8 @@ impl World {
                 let Some(ver) = would_answer(&open.replica, self.nodes[n].local(self.now), &key, &open.store) else { continue };
                 match first {
                     Some((other, v)) if v != ver => {
-                        return Some(format!(
-                            "invariant 8: asked for the version of {key}, targets {other} and {t} would answer {v} and {ver}"
-                        ));
+                        let text = format!("asked for the version of {key}, targets {other} and {t} would answer {v} and {ver}");
+                        return Some(Rule::OneAnswer.broken(text));
                     }
                     _ => first = Some((t, ver)),
                 }
@@ -78,19 +87,21 @@ impl World {
     }
 
     /// Invariant 2: a staged version follows the committed one.
-    fn versions(&self, id: TargetId) -> Option<String> {
+    fn versions(&self, id: TargetId) -> Option<Violation> {
         let (_, open) = self.open_of(id)?;
         for (key, meta) in open.store.chunks().scan(b"", 64) {
             let ChunkMeta { committed: Some(c), staged: Some(s), .. } = meta else { continue };
             if s.ver != c.ver + 1 {
-                return Some(format!("invariant 2: target {id} holds {key} committed {} with {} staged", c.ver, s.ver));
+                let text = format!("target {id} holds {key} committed {} with {} staged", c.ver, s.ver);
+                return Some(Rule::Versions.broken(text));
             }
         }
         None
     }
 
-    /// Invariant 3: what is committed at a target is durable on every serving target upstream.
-    fn upstream(&self, chain: &[TargetId]) -> Option<String> {
+    /// Invariant 3: what is committed at a target is durable on every serving target upstream, and committed on every one
+    /// downstream.
+    fn order(&self, chain: &[TargetId]) -> Option<Violation> {
         let serving: Vec<(TargetId, &Open)> = chain
             .iter()
             .filter_map(|&t| {
@@ -106,10 +117,16 @@ impl World {
                 for (key, meta) in d.store.chunks().scan(b"", 64) {
                     let Some(c) = meta.committed else { continue };
                     if !holds(u, &key, c.ver) {
-                        return Some(format!(
-                            "invariant 3: target {down} has committed {key} version {}, not durable at target {up} upstream",
-                            c.ver
-                        ));
+                        let text =
+                            format!("target {down} has committed {key} version {}, not durable at target {up} upstream", c.ver);
+                        return Some(Rule::Order.broken(text));
+                    }
+                }
+                for (key, meta) in u.store.chunks().scan(b"", 64) {
+                    let Some(c) = meta.committed else { continue };
+                    if !has_committed(d, &key, c.ver) {
+                        let text = format!("target {up} has committed {key} version {}, target {down} downstream has not", c.ver);
+                        return Some(Rule::Order.broken(text));
                     }
                 }
             }
@@ -117,163 +134,172 @@ impl World {
         None
     }
 
-    /// A client was told of a version: invariants 4 and 5 are about it from now on.
-    pub(super) fn saw(&mut self, key: &ChunkKey, ver: Ver) {
-        let newest = self.checks.seen.entry(key.clone()).or_insert(0);
+    /// A client was told of a version, of its own update or by a read: invariants 4 and 5 are about it from now on.
+    pub(super) fn saw(&mut self, key: &ChunkKey, ver: Ver, own: bool) {
+        let told = if own { &mut self.checks.acked } else { &mut self.checks.read };
+        let newest = told.entry(key.clone()).or_insert(0);
         *newest = ver.max(*newest);
         if let Some(routing) = self.checks.routing.clone() {
             self.check_survival(&routing, Some(key));
+            if self.rng.chance(1, 32) {
+                routing.chain_of(key.as_bytes()).and_then(|c| routing.chain(c)).into_iter().for_each(|c| self.check_power_cut(c));
+            }
         }
     }
 
-    /// Invariants 4 and 5: what a client was told of is durable on every SERVING and LASTSRV target that can be looked at.
-    fn check_survival(&mut self, routing: &Routing, only: Option<&ChunkKey>) {
-        for (key, ver) in self.checks.seen.clone() {
-            if only.is_some_and(|k| *k != key) {
-                continue;
+    /// Invariants 4 and 5 after a power cut now that takes all it can: copies of the disks are opened and looked at.
+    fn check_power_cut(&mut self, chain: &Chain) {
+        let routing = self.manager.routing();
+        let keys: Vec<ChunkKey> = self.keys().into_iter().filter(|k| routing.chain_of(k.as_bytes()) == Some(chain.id)).collect();
+        for target in chain.serving() {
+            let Some((node, slot)) = self.slot_of(target).filter(|&(node, slot)| self.is_somebody(node, slot)) else { continue };
+            self.coverage.hit("rule copies of disks looked at after a power cut");
+            let left = match self.nodes[node].slots[slot].worst() {
+                Some(Ok(left)) => left,
+                Some(Err(e)) => return self.fail(Rule::Space, e),
+                None => continue,
+            };
+            let told = [(Rule::AckedSurvives, &self.checks.acked), (Rule::ReadSurvives, &self.checks.read)];
+            let lost = told.into_iter().find_map(|(rule, told)| {
+                let lost = |k: &&ChunkKey| told.get(*k).is_some_and(|v| left.newest(k) < *v);
+                keys.iter().find(lost).map(|k| (rule, k.clone(), told.get(k).copied()))
+            });
+            if let Some((rule, key, ver)) = lost {
+                let newest = left.newest(&key);
+                let text = format!("a client was told of {key} version {ver:?}; a power cut leaves {newest} at target {target}");
+                return self.fail(rule, text);
             }
+        }
+    }
+
+    /// Invariants 4 and 5: what a client was told of is durable on every SERVING and LASTSRV disk, in use or left by a crash.
+    fn check_survival(&mut self, routing: &Routing, only: Option<&ChunkKey>) {
+        let told = |rule, told: &BTreeMap<ChunkKey, Ver>| -> Vec<(Rule, ChunkKey, Ver)> {
+            told.iter().filter(|(key, _)| only.is_none_or(|k| k == *key)).map(|(key, ver)| (rule, key.clone(), *ver)).collect()
+        };
+        let all = [told(Rule::AckedSurvives, &self.checks.acked), told(Rule::ReadSurvives, &self.checks.read)].concat();
+        for (rule, key, ver) in all {
             let Some(chain) = routing.chain_of(key.as_bytes()).and_then(|c| routing.chain(c)) else { continue };
-            for m in &chain.members {
-                let counts = matches!(m.state(), PublicState::Serving | PublicState::LastSrv);
-                let Some((_, open)) = self.open_of(m.target).filter(|_| counts) else { continue };
-                if !holds(open, &key, ver) {
-                    let state = m.state();
-                    return self.fail(format!(
-                        "invariants 4, 5: a client was told of {key} version {ver}, which {state:?} target {} does not hold: {:?}",
-                        m.target,
-                        open.store.chunks().meta(&key)
-                    ));
+            let counts = |m: &&Member| matches!(m.state(), PublicState::Serving | PublicState::LastSrv);
+            for m in chain.members.iter().filter(counts) {
+                if let Some(what) = self.lacks(m.target, &key, ver) {
+                    let text = format!(
+                        "a client was told of {key} version {ver}, which {:?} target {} lacks: {what}",
+                        m.state(),
+                        m.target
+                    );
+                    return self.fail(rule, text);
                 }
             }
         }
     }
 
-    /// Invariants 12 and 13, on every routing published.
+    /// What a target's disk has of a chunk, if that is older than `ver`.
+    fn lacks(&self, target: TargetId, key: &ChunkKey, ver: Ver) -> Option<String> {
+        if let Some((_, open)) = self.open_of(target) {
+            return (!holds(open, key, ver)).then(|| format!("{:?}", open.store.chunks().meta(key)));
+        }
+        let left = self.left_by(target)?;
+        (left.newest(key) < ver).then(|| format!("a crash left version {}", left.newest(key)))
+    }
+
+    /// Invariants 8, 12 and 13, on every routing published.
     pub(super) fn check_routing(&mut self, routing: &Arc<Routing>) {
+        let before = self.checks.routing.clone();
         for chain in &routing.chains {
-            let count = |state| chain.in_state(state).count();
-            if count(PublicState::Syncing) > 1 {
-                return self.fail(format!("invariant 12: two SYNCING targets in chain {}", chain.id));
+            let old = before.as_ref().and_then(|r| r.chain(chain.id));
+            self.fail_if(one_sink(chain));
+            self.fail_if(membership(chain, old));
+            if let Some(old) = old {
+                let joins = self.equal_sink(chain, old);
+                self.fail_if(joins);
+                let revives = self.revival(chain, old);
+                self.fail_if(revives);
+                let together = self.all_at_once(chain, old);
+                self.fail_if(together);
+                self.count_moves(old, chain);
+                if old.syncing().is_some_and(|t| chain.state_of(t) == Some(PublicState::Serving)) {
+                    self.check_power_cut(chain);
+                }
             }
-            if count(PublicState::Serving) + count(PublicState::LastSrv) == 0 {
-                return self.fail(format!("invariant 13: chain {} has neither SERVING nor LASTSRV members", chain.id));
-            }
-            let old = self.checks.routing.as_ref().and_then(|r| r.chain(chain.id));
-            if let Some(old) = old.filter(|old| old.chain_ver > chain.chain_ver) {
-                return self.fail(format!("invariant 13: chain {} went back from {}", chain.id, old.chain_ver));
-            }
-            self.count_moves(chain.id, routing);
+            let unfit = chain.members.iter().find_map(|m| self.one_configuration(m.target));
+            self.fail_if(unfit.map_or(Ok(()), Err));
         }
         self.checks.routing = Some(routing.clone());
         self.spare_the_last(routing);
         self.check_survival(routing, None);
     }
 
-    fn count_moves(&mut self, id: u32, routing: &Routing) {
-        let old = self.checks.routing.clone();
-        let (Some(old), Some(new)) = (old.as_ref().and_then(|r| r.chain(id)), routing.chain(id)) else { return };
+    /// Invariant 12: a sink that joins holds what its source does, updates in flight apart.
+    fn equal_sink(&mut self, chain: &Chain, old: &Chain) -> Result<(), Violation> {
+        let joined = old.syncing().filter(|&t| chain.state_of(t) == Some(PublicState::Serving));
+        let Some((sink, source)) = joined.zip(old.tail()) else { return Ok(()) };
+        let (Some((_, a)), Some((_, b))) = (self.open_of(source), self.open_of(sink)) else { return Ok(()) };
+        for key in self.keys() {
+            let (ours, theirs) = (a.store.chunks().meta(&key), b.store.chunks().meta(&key));
+            let busy = [ours, theirs].iter().any(|m| m.is_some_and(|m| m.staged.is_some()));
+            let content = |m: Option<ChunkMeta>| m.and_then(|m| m.committed).map(|c| (c.ver, c.len, c.checksum));
+            if !busy && content(ours) != content(theirs) {
+                let text = format!("target {sink} joins with {theirs:?} as {key}, its source {source} has {ours:?}");
+                return Err(Rule::Sync.broken(text));
+            }
+        }
+        self.coverage.hit("rule a sink that joins is equal");
+        Ok(())
+    }
+
+    /// Invariant 13: a last serving set ends when its chosen member has opened under the version that chose it.
+    fn revival(&mut self, chain: &Chain, old: &Chain) -> Result<(), Violation> {
+        if old.in_state(PublicState::LastSrv).count() == 0 || chain.in_state(PublicState::LastSrv).count() > 0 {
+            return Ok(());
+        }
+        let chosen = old.members.iter().find(|m| m.chosen).map(|m| m.target);
+        let opened = chosen.and_then(|t| self.adopted_by(t)).is_some_and(|ver| ver >= old.chain_ver);
+        let serves = chosen.is_some_and(|t| chain.state_of(t) == Some(PublicState::Serving));
+        if opened && serves {
+            self.coverage.hit("rule a last serving set ends with its chosen member");
+            return Ok(());
+        }
+        Err(Rule::Membership.broken(format!("the last serving set of {old:?} ends before {chosen:?} has opened: {chain:?}")))
+    }
+
+    /// Everybody who serves loses power now: chains whose members are all there must come to a last serving set of all.
+    pub(super) fn all_go_dark(&mut self) {
+        let routing = self.manager.routing();
+        for chain in &routing.chains {
+            let serving: Vec<TargetId> = chain.serving().collect();
+            let serves =
+                |t: &TargetId| self.open_of(*t).is_some_and(|(n, open)| open.replica.may_serve(self.nodes[n].local(self.now)));
+            if !serving.is_empty() && serving.iter().all(serves) {
+                self.checks.dark.insert(chain.id, serving);
+            }
+        }
+    }
+
+    /// The manager has heard a node that may have sent that before it lost power: what it decides may rest on it.
+    pub(super) fn heard_from_before(&mut self) {
+        self.checks.dark.clear();
+    }
+
+    /// Invariant 13: members that lost power together become the last serving set together.
+    fn all_at_once(&mut self, chain: &Chain, old: &Chain) -> Result<(), Violation> {
+        let Some(dark) = self.checks.dark.get(&chain.id).cloned() else { return Ok(()) };
+        if chain.serving().eq(old.serving()) {
+            return Ok(());
+        }
+        self.checks.dark.remove(&chain.id);
+        if dark.iter().all(|&t| chain.state_of(t) == Some(PublicState::LastSrv)) {
+            self.coverage.hit("rule all of a last serving set at once");
+            return Ok(());
+        }
+        Err(Rule::Membership.broken(format!("{dark:?} lost power together, and the manager makes of it: {chain:?}")))
+    }
+
+    fn count_moves(&mut self, old: &Chain, new: &Chain) {
         for m in &new.members {
             let before = old.state_of(m.target).unwrap_or(PublicState::Offline);
             if before != m.state() {
                 self.coverage.hit(&format!("move {before:?} to {:?}", m.state()));
-            }
-        }
-    }
-
-    /// Every chain is whole, every operation has ended, nothing waits anywhere.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.not_quiet().is_none()
-    }
-
-    pub(super) fn why_not_quiet(&self) -> String {
-        self.not_quiet().unwrap_or_else(|| "all is quiet".into())
-    }
-
-    fn not_quiet(&self) -> Option<String> {
-        if let Some(n) = self.clients.iter().position(|c| !c.idle()) {
-            return Some(format!("client {n} still waits"));
-        }
-        let routing = self.manager.routing();
-        for chain in &routing.chains {
-            if chain.members.iter().any(|m| m.state() != PublicState::Serving) {
-                return Some(format!("chain {} is not whole: {chain:?}", chain.id));
-            }
-            for m in &chain.members {
-                let Some((n, open)) = self.open_of(m.target) else { return Some(format!("target {} is not open", m.target)) };
-                if open.replica.load() > 0 {
-                    return Some(format!("{} operations wait at target {}", open.replica.load(), m.target));
-                }
-                if open.replica.chain_ver() != chain.chain_ver {
-                    return Some(format!("target {} is still at chain version {}", m.target, open.replica.chain_ver()));
-                }
-                if !open.replica.may_serve(self.nodes[n].local(self.now)) {
-                    return Some(format!("target {} may not serve", m.target));
-                }
-                if let Some(status) = open.store.not_scrubbed() {
-                    return Some(format!("the scrub of target {} has not passed cleanly: {status:?}", m.target));
-                }
-                if let Some((key, _)) = open.store.chunks().scan(b"", 64).into_iter().find(|(_, m)| m.staged.is_some()) {
-                    return Some(format!("target {} still has {key} staged", m.target));
-                }
-            }
-        }
-        None
-    }
-
-    /// Invariant 9: all replicas of a chain are equal.
-    pub(super) fn check_at_quiescence(&mut self) {
-        let routing = self.manager.routing();
-        for chain in &routing.chains {
-            let mut first: Option<(TargetId, Vec<_>)> = None;
-            for m in &chain.members {
-                let Some(contents) = self.contents(m.target) else { continue };
-                match &first {
-                    Some((other, held)) if *held != contents => {
-                        return self
-                            .fail(format!("invariant 9: targets {other} and {} differ: {held:?} and {contents:?}", m.target));
-                    }
-                    Some(_) => {}
-                    None => first = Some((m.target, contents)),
-                }
-            }
-        }
-    }
-
-    fn contents(&mut self, target: TargetId) -> Option<Vec<Held>> {
-        let now = self.now;
-        let (node, slot) = self.slot_of(target)?;
-        let open = self.nodes[node].slots[slot].open.as_mut()?;
-        let scan = open.store.chunks().scan(b"", 1000);
-        let held = scan.into_iter().map(|(key, meta)| {
-            let bytes = meta.committed.and_then(|c| open.store.bytes(now, &key, c.ver, c.len));
-            (key, meta.committed, bytes)
-        });
-        let held = held.collect();
-        (!open.store.has_failed()).then_some(held)
-    }
-
-    /// What every replica holds at the end is what readers would see: it must fit the history.
-    pub(super) fn final_reads(&mut self) {
-        let routing = self.manager.routing();
-        self.now += 1;
-        for key in self.keys() {
-            let Some(chain) = routing.chain_of(key.as_bytes()).and_then(|c| routing.chain(c)).cloned() else { continue };
-            for m in &chain.members {
-                let Some(contents) = self.contents(m.target) else { continue };
-                let held = contents.into_iter().find(|(k, ..)| *k == key);
-                let id =
-                    self.history.invoke(self.now, u64::from(m.target), key.as_bytes(), Action::Read { offset: 0, len: u32::MAX });
-                self.now += 2;
-                let outcome = match held {
-                    Some((_, Some(c), Some(bytes))) => {
-                        Outcome::Read { bytes, seen: Seen { ver: Some(c.ver), len: Some(c.len), checksum: Some(c.checksum) } }
-                    }
-                    Some((_, Some(c), None)) => {
-                        return self.fail(format!("target {} cannot read {key} version {}", m.target, c.ver));
-                    }
-                    _ => Outcome::Absent,
-                };
-                self.history.complete(self.now, id, outcome);
             }
         }
     }
@@ -289,10 +315,34 @@ impl World {
     }
 }
 
+fn one_sink(chain: &Chain) -> Result<(), Violation> {
+    if chain.in_state(PublicState::Syncing).count() > 1 {
+        return Err(Rule::Sync.broken(format!("two SYNCING targets: {chain:?}")));
+    }
+    Ok(())
+}
+
+fn membership(chain: &Chain, old: Option<&Chain>) -> Result<(), Violation> {
+    let count = |state| chain.in_state(state).count();
+    if count(PublicState::Serving) + count(PublicState::LastSrv) == 0 {
+        return Err(Rule::Membership.broken(format!("neither SERVING nor LASTSRV members: {chain:?}")));
+    }
+    match old.filter(|old| old.chain_ver > chain.chain_ver) {
+        Some(old) => Err(Rule::Membership.broken(format!("chain {} went back from {}", chain.id, old.chain_ver))),
+        None => Ok(()),
+    }
+}
+
 /// Whether a target holds this version, or a later one, durably: committed, staged, or removed since.
 fn holds(open: &Open, key: &ChunkKey, ver: Ver) -> bool {
     let store = open.store.chunks();
     let Some(meta) = store.meta(key) else { return store.remove_floor() >= ver };
     let staged = meta.staged.is_some_and(|s| s.ver >= ver && s.durable);
     staged || meta.committed.map_or(store.remove_floor(), |c| c.ver) >= ver
+}
+
+/// Whether a target has committed this version or a later one, or removed the chunk since.
+fn has_committed(open: &Open, key: &ChunkKey, ver: Ver) -> bool {
+    let store = open.store.chunks();
+    store.meta(key).and_then(|m| m.committed).map_or(store.remove_floor(), |c| c.ver) >= ver
 }

@@ -8,10 +8,11 @@ use catena_client::ErrorKind;
 use catena_client::core::{Attempt, Channel, Lost, Place, ReadCall, Step, Tuning, UpdateCall};
 use catena_types::crc::crc32c;
 use catena_types::{ChunkKey, Code, Failure, Op, OpKind, Precondition, Routing, SessionId, Tag, TargetId, Time};
-use catena_wire::client::{ReadReply, UpdateReply};
+use catena_wire::client::{ListReply, ReadReply, UpdateReply};
 
+use super::list::Listing;
 use super::manager::MANAGER;
-use super::{Ev, MS, Plan, World};
+use super::{Ev, MS, Plan, Rule, World};
 use crate::linear::{Action, OpId, Outcome, Seen};
 use crate::rng::Rng;
 
@@ -28,15 +29,16 @@ pub(super) struct Lane {
     number: u64,
 }
 
-struct Call {
-    id: OpId,
-    key: ChunkKey,
-    what: What,
+pub(super) struct Call {
+    pub(super) id: OpId,
+    pub(super) key: ChunkKey,
+    pub(super) what: What,
 }
 
-enum What {
+pub(super) enum What {
     Update { call: UpdateCall, op: Op, data: Bytes, precondition: Precondition, tag: Tag },
-    Read { call: ReadCall, offset: u32, len: u32, deadline: Time },
+    Read { call: ReadCall, offset: u32, len: u32, deadline: Time, relaxed: bool },
+    List(Listing),
 }
 
 /// A request on its way, with the way back.
@@ -58,9 +60,10 @@ pub(super) struct Answer {
     what: Answered,
 }
 
-enum Answered {
+pub(super) enum Answered {
     Update(UpdateReply),
     Read(ReadReply, Bytes),
+    List(ListReply),
     Failure(Failure),
     Lost(Lost),
 }
@@ -111,12 +114,21 @@ impl World {
         let key = ChunkKey::new(key.as_bytes()).expect("short and not empty");
         let routing = self.clients[client].routing.clone();
         let Some(chain) = routing.chain_of(key.as_bytes()) else { return };
+        if self.rng.chance(1, 12)
+            && let Some(call) = self.begin_list(client, lane, chain)
+        {
+            let lane = &mut self.clients[client].lanes[lane];
+            lane.number += 1;
+            lane.call = Some(call);
+            return;
+        }
         let deadline = self.now + self.plan.patience;
         let (action, what) = if self.rng.chance(2, 5) {
             let (offset, len) = (self.random_offset(), self.rng.below(80) as u32);
             let place = Place::Any { start: self.rng.bits() };
             let call = ReadCall::new(chain, place, len, deadline, self.tuning());
-            (Action::Read { offset, len }, What::Read { call, offset, len, deadline })
+            let relaxed = self.rng.chance(1, 10);
+            (Action::Read { offset, len }, What::Read { call, offset, len, deadline, relaxed })
         } else {
             let (op, data, precondition) = self.random_update();
             let tuning = self.tuning();
@@ -174,6 +186,12 @@ impl World {
         let step = match &mut call.what {
             What::Update { call, .. } => call.step(now, &routing),
             What::Read { call, .. } => call.step(now, &routing, &|_| 0),
+            What::List(listing) if !listing.sent => {
+                listing.sent = true;
+                Step::Send(listing.attempt)
+            }
+            What::List(listing) if now < listing.attempt.until => Step::Await { until: listing.attempt.until },
+            What::List(_) => return self.end_list(client, lane, None),
         };
         match step {
             Step::Send(attempt) => {
@@ -186,8 +204,9 @@ impl World {
                 self.at(until, Ev::Lane { client, lane, call: number });
             }
             Step::Failed(e) => {
-                let Some(update) = self.is_update(client, lane) else { return };
+                let Some((update, relaxed)) = self.kind_of(client, lane) else { return };
                 let outcome = match e.kind() {
+                    _ if relaxed => Outcome::Unknown,
                     ErrorKind::NotFound => Outcome::Absent,
                     ErrorKind::PreconditionFailed { version } => Outcome::PreconditionFailed(Some(version)),
                     ErrorKind::OutcomeUnknown => Outcome::Unknown,
@@ -200,8 +219,25 @@ impl World {
         }
     }
 
-    fn is_update(&self, client: usize, lane: usize) -> Option<bool> {
-        self.clients[client].lanes[lane].call.as_ref().map(|c| matches!(c.what, What::Update { .. }))
+    /// Whether it is an update, and whether it is a relaxed read.
+    fn kind_of(&self, client: usize, lane: usize) -> Option<(bool, bool)> {
+        let call = self.clients[client].lanes[lane].call.as_ref()?;
+        Some((matches!(call.what, What::Update { .. }), matches!(call.what, What::Read { relaxed: true, .. })))
+    }
+
+    pub(super) fn routing_of_client(&self, client: usize) -> Arc<Routing> {
+        self.clients[client].routing.clone()
+    }
+
+    /// The call of a lane is over: the next one begins after a pause, which now and then is a long one.
+    pub(super) fn take_call(&mut self, client: usize, lane: usize) -> Option<Call> {
+        let l = &mut self.clients[client].lanes[lane];
+        let call = l.call.take()?;
+        l.number += 1;
+        let call_number = l.number;
+        let think = self.plan.think * if self.rng.chance(1, 32) { 12 } else { 1 };
+        self.after(think, Ev::Lane { client, lane, call: call_number });
+        Some(call)
     }
 
     fn send_request(&mut self, client: usize, lane: usize, attempt: Attempt) {
@@ -218,27 +254,40 @@ impl World {
                 precondition: *precondition,
                 tag: *tag,
                 first: attempt.first,
-                explain: false,
+                explain: attempt.number > 1,
                 payload: Payload { data: data.clone(), len: data.len() as u32, crc: crc32c(data) },
             }),
-            What::Read { offset, len, deadline, .. } => Event::Read(ClientRead {
+            What::List(listing) => World::list_event(listing),
+            What::Read { offset, len, deadline, relaxed, .. } => Event::Read(ClientRead {
                 request: 0,
                 chain_ver: attempt.chain_ver,
                 key,
                 offset: *offset,
                 len: *len,
-                relaxed: false,
+                relaxed: *relaxed,
                 deadline: *deadline,
             }),
         };
         let request = Request { client, lane, call: l.number, attempt, event };
+        let mut attempt = attempt;
+        if matches!(request.event, Event::Update(_)) && self.rng.chance(1, 256) {
+            // To somebody who is not the head, and must say so.
+            self.coverage.hit("fault request misdirected");
+            let routing = self.clients[client].routing.clone();
+            attempt.target = routing.chain(attempt.chain).and_then(|c| c.tail()).unwrap_or(attempt.target);
+        }
         self.coverage.hit("client attempt");
+        let stalled = self.rng.below(100) < self.plan.stall_in_100;
         match if self.faults_stopped { 99 } else { self.rng.below(100) } {
             0 => self.coverage.hit("fault request lost"),
-            1 | 2 => {
+            _ if stalled && !self.faults_stopped => {
                 // An old connection stalls: the request arrives late, perhaps after a newer attempt.
                 self.coverage.hit("fault request stalled");
-                let delay = self.rng.between(50, 3000) * MS;
+                let until = attempt.until.saturating_sub(self.now);
+                let delay = match self.rng.below(3) {
+                    0 => self.rng.between(50, 3000) * MS,
+                    _ => until + self.rng.delay(self.plan.net * 16 + self.plan.think / 2),
+                };
                 self.at(self.now + delay, Ev::Request { to: attempt.target, request: Box::new(request) });
             }
             _ => self.after(self.plan.net, Ev::Request { to: attempt.target, request: Box::new(request) }),
@@ -261,6 +310,7 @@ impl World {
                 read.request = id;
                 read.deadline = local + read.deadline.saturating_sub(self.now);
             }
+            Event::List(list) => list.request = id,
             _ => return,
         }
         self.nodes[node].requests.insert(id, request);
@@ -269,7 +319,7 @@ impl World {
 
     pub(super) fn reply_update(&mut self, node: usize, id: RequestId, reply: UpdateReply) {
         let Some(request) = self.nodes[node].requests.remove(&id) else {
-            return self.fail(format!("request {id} was answered twice, or never asked"));
+            return self.fail(Rule::Answers, format!("request {id} was answered twice, or never asked"));
         };
         let what = match reply.failure.clone() {
             Some(failure) => Answered::Failure(failure),
@@ -280,18 +330,28 @@ impl World {
 
     pub(super) fn reply_read(&mut self, node: usize, id: RequestId, reply: ReadReply, payload: Option<Payload<Bytes>>) {
         let Some(request) = self.nodes[node].requests.remove(&id) else {
-            return self.fail(format!("request {id} was answered twice, or never asked"));
+            return self.fail(Rule::Answers, format!("request {id} was answered twice, or never asked"));
         };
         let what = match reply.failure.clone() {
             Some(failure) => Answered::Failure(failure),
-            None => Answered::Read(reply, payload.map(|p| p.data).unwrap_or_default()),
+            None => {
+                let bytes = payload.map(|p| p.data).unwrap_or_default();
+                if let Event::Read(read) = &request.event {
+                    let good = self.ledger.compare(&read.key, reply.ver, read.offset, &bytes);
+                    self.fail_if(good);
+                }
+                Answered::Read(reply, bytes)
+            }
         };
         self.answer(&request, what);
     }
 
-    fn answer(&mut self, request: &Request, what: Answered) {
+    pub(super) fn answer(&mut self, request: &Request, what: Answered) {
         if let Answered::Failure(failure) = &what {
             self.coverage.hit(&format!("code {:?}", failure.code()));
+            if matches!(request.event, Event::Update(_)) {
+                self.strike_refusal(failure, request.attempt.number);
+            }
         }
         if !self.faults_stopped && self.rng.chance(1, 100) {
             return self.coverage.hit("fault answer lost");
@@ -315,6 +375,13 @@ impl World {
                 let seen = if op.kind() == OpKind::Remove { Seen { len: None, checksum: None, ..seen } } else { seen };
                 return self.end(client, lane, Outcome::Updated(seen));
             }
+            (What::Read { relaxed: true, .. }, Answered::Read(..)) => {
+                // Nothing is promised of the order, only that these are the bytes of that version.
+                self.coverage.hit("op relaxed read");
+                return self.end(client, lane, Outcome::Unknown);
+            }
+            (What::List(_), Answered::List(reply)) => return self.end_list(client, lane, Some(reply)),
+            (What::List(_), Answered::Failure(_) | Answered::Lost(_)) => return self.end_list(client, lane, None),
             (What::Read { .. }, Answered::Read(reply, bytes)) => {
                 let seen = Seen { ver: Some(reply.ver), len: Some(reply.chunk_len), checksum: Some(reply.checksum) };
                 return self.end(client, lane, Outcome::Read { bytes, seen });
@@ -328,8 +395,8 @@ impl World {
             (What::Read { call, .. }, Answered::Failure(failure)) => call.failed(attempt.number, &failure, now),
             (What::Update { call, .. }, Answered::Lost(how)) => call.lost(attempt.number, how, now),
             (What::Read { call, .. }, Answered::Lost(how)) => call.lost(attempt.number, how, now),
-            (What::Update { .. }, Answered::Read(..)) | (What::Read { .. }, Answered::Update(_)) => {
-                return self.fail("an answer of the wrong kind".into());
+            _ => {
+                return self.fail(Rule::Answers, "an answer of the wrong kind".into());
             }
         }
         self.step(client, lane);
@@ -337,10 +404,7 @@ impl World {
 
     /// The operation of a lane has ended.
     fn end(&mut self, client: usize, lane: usize, outcome: Outcome) {
-        let l = &mut self.clients[client].lanes[lane];
-        let Some(call) = l.call.take() else { return };
-        l.number += 1;
-        let number = l.number;
+        let Some(call) = self.take_call(client, lane) else { return };
         self.ops += 1;
         self.note(|| format!("client {client}.{lane} #{} ends: {outcome:?}", call.id));
         self.coverage.hit(match &outcome {
@@ -351,11 +415,16 @@ impl World {
             Outcome::Rejected => "op rejected",
             Outcome::Unknown => "op unknown",
         });
-        if let Outcome::Updated(Seen { ver: Some(ver), .. }) | Outcome::Read { seen: Seen { ver: Some(ver), .. }, .. } = outcome {
-            self.saw(&call.key, ver);
+        match outcome {
+            Outcome::Updated(Seen { ver: Some(ver), .. }) => self.saw(&call.key, ver, true),
+            Outcome::Read { seen: Seen { ver: Some(ver), .. }, .. } => self.saw(&call.key, ver, false),
+            Outcome::Rejected | Outcome::Absent | Outcome::PreconditionFailed(_) => {
+                let refused = self.ledger.refuse(call.id);
+                self.fail_if(refused);
+            }
+            _ => {}
         }
         self.history.complete(self.now, call.id, outcome);
-        self.after(self.plan.think, Ev::Lane { client, lane, call: number });
     }
 
     /// Asks the manager for routing.

@@ -1,12 +1,15 @@
 //! The store of a target, its medium, and how both are driven: the model, or the real engine on a disk in memory.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use catena_arena::Arena;
 use catena_chain::Replica;
 use catena_engine::disk::mem::MemDisk;
 use catena_engine::{Background, CowStore, Params, ScrubStatus, StoreKind};
-use catena_types::{ChunkKey, ChunkStore, Code, Done, Time, Ver};
+use catena_types::{ChunkKey, ChunkMeta, ChunkStore, Code, Done, Time, Ver};
 
+use super::plan::Plan;
 use super::rot::Rot;
 use crate::rng::Rng;
 use crate::store::{Contents, ModelStore};
@@ -21,6 +24,19 @@ pub(super) enum Medium {
 pub(super) struct Disk {
     disk: MemDisk,
     data: u64,
+}
+
+/// What a crash has left of each chunk: the newest version that is durable, committed or not.
+pub(super) struct Left {
+    chunks: BTreeMap<ChunkKey, Ver>,
+    floor: Ver,
+}
+
+impl Left {
+    /// Newest version of a chunk; of one that is gone, the highest that was removed.
+    pub(super) fn newest(&self, key: &ChunkKey) -> Ver {
+        self.chunks.get(key).copied().unwrap_or(self.floor)
+    }
 }
 
 /// An open store.
@@ -55,11 +71,11 @@ struct Seen {
 
 impl Medium {
     /// An empty medium, formatted.
-    pub(super) fn format(kind: Option<StoreKind>, uuid: [u8; 16], journal_blocks: u64) -> Result<Medium, String> {
+    pub(super) fn format(kind: Option<StoreKind>, uuid: [u8; 16], plan: &Plan) -> Result<Medium, String> {
         let Some(kind) = kind else { return Ok(Medium::Model(Contents::default())) };
-        let mut params = Params::new(uuid, 512 * 4096);
+        let mut params = Params::new(uuid, plan.data_blocks * 4096);
         params.kind = kind;
-        params.journal = journal_blocks * 4096;
+        params.journal = plan.journal_blocks * 4096;
         params.checkpoint = 64 * 4096;
         let disk = MemDisk::new();
         let store = CowStore::create(disk.clone(), &params, &arena()).map_err(|e| format!("cannot format a target: {e}"))?;
@@ -89,6 +105,25 @@ impl Medium {
             Medium::Model(contents) => contents.heal(),
             Medium::Real(Disk { disk, .. }) => rot.take_back(disk),
         }
+    }
+
+    /// What is on it, rot apart: a copy is opened and looked at.
+    pub(super) fn look(&self, rot: &Rot) -> Result<Left, String> {
+        let copy = match self {
+            Medium::Model(contents) => Medium::Model(contents.clone()),
+            Medium::Real(Disk { disk, data }) => {
+                let disk = disk.fork();
+                rot.take_back(&disk);
+                Medium::Real(Disk { disk, data: *data })
+            }
+        };
+        let store = copy.open(1, Rng::new(0))?;
+        let (chunks, floor) = (store.chunks().scan(b"", 1000), store.chunks().remove_floor());
+        let newest = |meta: ChunkMeta| {
+            let committed = meta.committed.map_or(floor, |c| c.ver);
+            committed.max(meta.staged.filter(|s| s.durable).map_or(0, |s| s.ver))
+        };
+        Ok(Left { chunks: chunks.into_iter().map(|(key, meta)| (key, newest(meta))).collect(), floor })
     }
 
     /// Opens the store on it.
@@ -181,6 +216,16 @@ impl Store {
         }
     }
 
+    /// What would be left after the worst power cut now: nothing that no flush has covered.
+    pub(super) fn worst(&self) -> Medium {
+        match self {
+            Store::Model(store) => Medium::Model(store.durable()),
+            Store::Real(real) => {
+                Medium::Real(Disk { disk: real.disk.crash(|_, _| false), data: real.store.params().data_offset() })
+            }
+        }
+    }
+
     /// The medium after the process was killed: what the kernel has taken is kept.
     pub(super) fn kill(&mut self) -> Medium {
         match self {
@@ -205,10 +250,10 @@ impl Store {
         }
     }
 
-    /// While set, nothing that needs space is taken. The engine's own thresholds are its tests' affair.
-    pub(super) fn set_full(&mut self, full: Option<Code>) {
+    /// While set, one of so many requests that need space finds none. The engine's own thresholds are its tests' affair.
+    pub(super) fn set_full(&mut self, full: Option<Code>, one_in: u64) {
         if let Store::Model(store) = self {
-            store.full = full;
+            (store.full, store.full_one_in) = (full, one_in);
         }
     }
 

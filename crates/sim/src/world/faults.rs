@@ -1,14 +1,16 @@
 //! What goes wrong, when, and how it ends.
 
-use catena_types::Code;
+use catena_types::{Class, Code, Failure};
+use catena_wire::peer::Body;
 
 use super::disk::Store;
 use super::manager::MANAGER;
-use super::net::Link;
+use super::net::{Frame, Link, Place};
+use super::plan::Step;
 use super::{Ev, MS, World};
 
 /// The kinds of faults; a plan weighs each.
-pub(super) const KINDS: [&str; 15] = [
+pub(super) const KINDS: [&str; 19] = [
     "kill",
     "power cut of one",
     "power cut of all",
@@ -24,6 +26,10 @@ pub(super) const KINDS: [&str; 15] = [
     "corrupt reads",
     "partition one way",
     "bit rot",
+    "routing late",
+    "heartbeats late",
+    "disk swapped",
+    "half isolated",
 ];
 
 /// Which of them is bit rot.
@@ -51,9 +57,18 @@ impl World {
             kind += 1;
         }
         let node = self.rng.below(self.nodes.len() as u64) as usize;
+        // What a fault draws is its own, so that the run before the next is the same without it.
+        let own = self.rng.fork();
+        let number = self.faults;
+        self.faults += 1;
+        if self.only.as_ref().is_some_and(|only| !only.contains(&number)) {
+            return;
+        }
         self.coverage.hit(&format!("fault {}", KINDS[kind]));
-        self.note(|| format!("FAULT {} (node {})", KINDS[kind], node + 1));
+        self.note(|| format!("FAULT {number}: {} (node {})", KINDS[kind], node + 1));
+        let world = std::mem::replace(&mut self.rng, own);
         self.strike(kind, node);
+        self.rng = world;
     }
 
     fn strike(&mut self, kind: usize, node: usize) {
@@ -62,7 +77,7 @@ impl World {
             "kill" => self.crash(node, Store::kill),
             "power cut of one" => self.crash(node, Store::crash),
             "power cut of all" => {
-                (0..self.nodes.len()).for_each(|n| self.crash(n, Store::crash));
+                self.black_out();
                 if self.rng.chance(1, 2) {
                     self.stop_manager();
                     self.after(100 * MS, Ev::ManagerStart);
@@ -90,7 +105,29 @@ impl World {
                 self.after(u64::from(self.plan.lease_ms) * MS / 2, Ev::ManagerStart);
             }
             "no room" => self.take_room(node),
-            "bit rot" => self.rot(),
+            "bit rot" => self.rot(node),
+            "half isolated" => {
+                // Gone for the manager and for one neighbour, there for the others; and somebody hears of it late.
+                self.partition(node, MANAGER);
+                self.partition(MANAGER, node);
+                let (from, to) = if self.rng.chance(1, 2) { (node, other) } else { (other, node) };
+                self.partition(from, to);
+                let until = self.now + self.rng.between(20, u64::from(self.plan.lease_ms) * 4) * MS;
+                self.deafen(other, until);
+            }
+            "routing late" => {
+                let until = self.now + self.rng.between(20, u64::from(self.plan.lease_ms) * 4) * MS;
+                self.deafen(node, until);
+            }
+            "heartbeats late" => {
+                self.nodes[node].late_until = self.now + self.rng.between(100, u64::from(self.plan.lease_ms) * 5) * MS;
+            }
+            "disk swapped" => {
+                let slot = self.rng.below(self.plan.targets as u64) as usize;
+                self.swap_disk(node, slot);
+                let long = self.rng.between(100, 1500) * MS;
+                self.at(self.now + long, Ev::PutBack { node, slot });
+            }
             "disk failure" => {
                 let slot = self.rng.below(self.plan.targets as u64) as usize;
                 if let Some(open) = &mut self.nodes[node].slots[slot].open {
@@ -142,28 +179,101 @@ impl World {
             self.net.links.insert((from, to), Link::Connecting(Vec::new()));
             return self.after(self.plan.net * 8, Ev::Connect { from, to, process });
         }
-        if let Some(c) = self.net.conns.get_mut(&conn) {
-            c.broken = true;
-        }
+        self.break_conn(conn);
+    }
+
+    /// Both ends notice after a while.
+    pub(super) fn break_conn(&mut self, conn: u64) {
+        let Some(c) = self.net.conns.get_mut(&conn).filter(|c| !c.broken) else { return };
+        c.broken = true;
         self.after(self.plan.net * 4, Ev::Notice { conn, opener: true });
         self.after(self.plan.net * 4, Ev::Notice { conn, opener: false });
+    }
+
+    /// A step of the protocol is struck as it is taken: one of the two falls, or all, or a link breaks.
+    pub(super) fn strike_step(&mut self, frame: &Frame, from: Place, to: Place) {
+        let step = match frame.0.body {
+            Some(Body::SyncDone(_)) => Step::SyncDone,
+            Some(Body::Reject(_)) => Step::Reject,
+            Some(Body::Release(_)) => Step::Release,
+            Some(Body::Reply(_)) => Step::Reply,
+            Some(Body::Confirm(_)) => Step::Confirm,
+            _ => return,
+        };
+        let one_in = match step {
+            Step::SyncDone | Step::Reject | Step::Refusal => 3,
+            Step::Confirm => 16,
+            Step::Release | Step::Reply => 64,
+        };
+        if self.faults_stopped || self.plan.strike != Some(step) || self.rng.below(one_in) > 0 {
+            return;
+        }
+        self.coverage.hit(&format!("fault at a {step:?}"));
+        let mean = *self.rng.pick(&[self.plan.net, self.plan.disk, u64::from(self.plan.heartbeat_ms) * MS / 2]);
+        let at = self.now + self.rng.delay(mean);
+        match self.rng.below(7) {
+            0 => self.at(at, Ev::Fall { node: from.0, power: true }),
+            1 => self.at(at, Ev::Fall { node: to.0, power: true }),
+            2 => self.at(at, Ev::Blackout),
+            3 => self.take_room(to.0),
+            4 => self.break_links(|opener, acceptor| (opener, acceptor) == (from, to) || (opener, acceptor) == (to, from)),
+            _ => self.break_links(|_, acceptor| acceptor == to),
+        }
+    }
+
+    /// A client is refused an update that it has sent before: whoever remembers that falls.
+    pub(super) fn strike_refusal(&mut self, failure: &Failure, attempt: u32) {
+        let struck = self.plan.strike == Some(Step::Refusal) && attempt > 1 && failure.class() == Class::Rejected;
+        if struck && !self.faults_stopped && self.rng.chance(1, 3) {
+            self.coverage.hit("fault at a Refusal");
+            let at = self.now + self.rng.delay(self.plan.net);
+            self.at(at, Ev::Blackout);
+        }
+    }
+
+    fn break_links(&mut self, which: impl Fn(Place, Place) -> bool) {
+        let links = self.net.links.iter().filter(|((opener, acceptor), _)| which(*opener, *acceptor));
+        let up: Vec<u64> = links.filter_map(|(_, l)| if let Link::Up(id) = l { Some(*id) } else { None }).collect();
+        up.into_iter().for_each(|conn| self.break_conn(conn));
+    }
+
+    pub(super) fn black_out(&mut self) {
+        if !self.faults_stopped {
+            self.all_go_dark();
+            (0..self.nodes.len()).for_each(|n| self.crash(n, Store::crash));
+        }
+    }
+
+    pub(super) fn fall(&mut self, node: usize, power: bool) {
+        if !self.faults_stopped && self.nodes[node].process().is_some() {
+            self.crash(node, if power { Store::crash } else { Store::kill });
+        }
     }
 
     fn take_room(&mut self, node: usize) {
         let slot = self.rng.below(self.plan.targets as u64) as usize;
         let code = *self.rng.pick(&[Code::NoSpace, Code::NoSpace, Code::ReadOnly]);
         if let Some(open) = &mut self.nodes[node].slots[slot].open {
-            open.store.set_full(Some(code));
+            let tight = if self.rng.chance(1, 2) { self.rng.between(2, 4) } else { 1 };
+            open.store.set_full(Some(code), tight);
         }
         let long = self.rng.between(5, 1500) * MS;
         self.at(self.now + long, Ev::Room { node, slot });
     }
 
+    /// As much room as the plan allows: one of a few requests finds none where space is tight.
+    pub(super) fn set_room(&mut self, node: usize, slot: usize) {
+        let tight = self.plan.tight && !self.faults_stopped;
+        if let Some(open) = &mut self.nodes[node].slots[slot].open {
+            open.store.set_full(tight.then_some(Code::NoSpace), 12);
+        }
+    }
+
     pub(super) fn give_room(&mut self, node: usize, slot: usize) {
         if let Some(open) = &mut self.nodes[node].slots[slot].open {
-            open.store.set_full(None);
             open.store.set_corrupt(0);
         }
+        self.set_room(node, slot);
         if self.faults_stopped {
             // An error may have been armed and not have struck yet.
             self.at(self.now + 2000 * MS, Ev::Room { node, slot });
@@ -184,7 +294,9 @@ impl World {
         self.start_manager();
         for node in 0..self.nodes.len() {
             self.nodes[node].paused_until = 0;
+            self.nodes[node].late_until = 0;
             for slot in 0..self.plan.targets {
+                self.put_disk_back(node, slot);
                 self.set_background(node, slot);
                 self.give_room(node, slot);
             }
@@ -192,5 +304,6 @@ impl World {
                 self.after(50 * MS, Ev::Start { node });
             }
         }
+        self.end_rot();
     }
 }

@@ -1,16 +1,17 @@
-//! What was committed, by whom it was asked for: the world's own record, beside what clients heard.
+//! What was staged and committed, by whom it was asked for: the world's own record, beside what clients heard.
 //!
-//! It is written where state machines call their stores. From it two rules are checked at once – an update takes effect
-//! once, a version has one content – and clients' unknown outcomes are resolved, so that the search for an order of a
-//! history never has to guess which of many open updates took effect.
+//! It is written where state machines call their stores. From it rules are checked at once – an update takes effect once,
+//! a version has one content, a reject had none, bytes are those of their version – and clients' unknown outcomes are
+//! resolved, so that the search for an order of a history never has to guess which of many open updates took effect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use catena_types::{
-    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, SessionId, SessionRow, Space, StageRequest, Tag, Ver,
+    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, OpKind, SessionId, SessionRow, Space, StageRequest, Tag, Ver,
 };
 
+use super::rules::{Rule, Violation};
 use crate::linear::{History, OpId};
 
 /// See the file's documentation.
@@ -19,6 +20,10 @@ pub(super) struct Ledger {
     asked: BTreeMap<OpId, Tag>,
     by_tag: BTreeMap<Tag, Ver>,
     by_version: BTreeMap<(ChunkKey, Ver), Tag>,
+    /// Updates whose clients were told that they had no effect.
+    refused: BTreeSet<Tag>,
+    /// What each update made of the chunk it was staged on.
+    contents: BTreeMap<(ChunkKey, Ver, Tag), Bytes>,
 }
 
 impl Ledger {
@@ -27,18 +32,65 @@ impl Ledger {
         self.asked.insert(id, tag);
     }
 
+    /// Its client was told that it had no effect.
+    ///
+    /// # Errors
+    /// It had one.
+    pub(super) fn refuse(&mut self, id: OpId) -> Result<(), Violation> {
+        let Some(&tag) = self.asked.get(&id) else { return Ok(()) };
+        self.refused.insert(tag);
+        match self.by_tag.get(&tag) {
+            Some(ver) => Err(Rule::RejectsFinal.broken(format!("update {tag} was refused, and is version {ver}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Some replica stages it over what it has committed.
+    fn stage(&mut self, r: &StageRequest<Bytes>, base: Option<Committed>) {
+        let old = base.map_or(Some(Bytes::new()), |c| self.contents.get(&(r.key.clone(), c.ver, c.tag)).cloned());
+        let name = (r.key.clone(), r.ver, r.tag);
+        let (Some(old), false) = (old, self.contents.contains_key(&name)) else { return };
+        let mut bytes = old.to_vec();
+        bytes.resize(r.op.new_len(old.len() as u32) as usize, 0);
+        if r.op.kind() == OpKind::Write
+            && let Some(part) = bytes.get_mut(r.op.offset as usize..).and_then(|b| b.get_mut(..r.payload.len()))
+        {
+            part.copy_from_slice(&r.payload);
+        }
+        self.contents.insert(name, bytes.into());
+    }
+
+    /// Whether `bytes` are those at `offset` of this version, as far as is known.
+    ///
+    /// # Errors
+    /// They are not.
+    pub(super) fn compare(&self, key: &ChunkKey, ver: Ver, offset: u32, bytes: &[u8]) -> Result<(), Violation> {
+        let range =
+            (key.clone(), ver, Tag::default())..=(key.clone(), ver, Tag { client: u64::MAX, channel: u32::MAX, seq: u64::MAX });
+        let tag = self.by_version.get(&(key.clone(), ver));
+        let mut known = self.contents.range(range).filter(|((.., t), _)| tag.is_none_or(|tag| t == tag)).peekable();
+        let fits = |all: &Bytes| all.get(offset as usize..).is_some_and(|rest| rest.starts_with(bytes)) || bytes.is_empty();
+        if known.peek().is_none() || known.any(|(_, all)| fits(all)) {
+            return Ok(());
+        }
+        Err(Rule::GoodBytes.broken(format!("{} bytes at {offset} of {key} version {ver} are not its bytes", bytes.len())))
+    }
+
     /// Some replica has committed it.
     ///
     /// # Errors
     /// The invariant that this breaks.
-    fn commit(&mut self, key: &ChunkKey, tag: Tag, ver: Ver) -> Result<(), String> {
+    fn commit(&mut self, key: &ChunkKey, tag: Tag, ver: Ver) -> Result<(), Violation> {
+        if self.refused.contains(&tag) {
+            return Err(Rule::RejectsFinal.broken(format!("update {tag} of {key} was refused, and becomes version {ver}")));
+        }
         let was = *self.by_tag.entry(tag).or_insert(ver);
         if was != ver {
-            return Err(format!("invariant 6: update {tag} of {key} took effect as version {was} and as version {ver}"));
+            return Err(Rule::Once.broken(format!("update {tag} of {key} took effect as version {was} and as version {ver}")));
         }
         let other = *self.by_version.entry((key.clone(), ver)).or_insert(tag);
         if other != tag {
-            return Err(format!("invariant 9: version {ver} of {key} is update {other} here and update {tag} there"));
+            return Err(Rule::Equal.broken(format!("version {ver} of {key} is update {other} here and update {tag} there")));
         }
         Ok(())
     }
@@ -57,18 +109,21 @@ pub(super) struct Recorded<'a> {
     pub(super) ledger: &'a mut Ledger,
     /// Its target may serve, and so has nothing to learn from a resync.
     pub(super) serving: bool,
+    /// What it has committed.
+    pub(super) committed: Vec<(ChunkKey, Ver, Tag)>,
     /// The first invariant found broken.
-    pub(super) broken: Option<String>,
+    pub(super) broken: Option<Violation>,
 }
 
 impl ChunkStore for Recorded<'_> {
     type Payload = Bytes;
 
     fn commit(&mut self, key: &ChunkKey, ver: Ver, chain_ver: ChainVer) {
-        if let Some(staged) = self.store.meta(key).and_then(|m| m.staged)
-            && let Err(broken) = self.ledger.commit(key, staged.tag, ver)
-        {
-            self.broken.get_or_insert(broken);
+        if let Some(tag) = self.store.meta(key).and_then(|m| m.staged).map(|s| s.tag) {
+            if let Err(broken) = self.ledger.commit(key, tag, ver) {
+                self.broken.get_or_insert(broken);
+            }
+            self.committed.push((key.clone(), ver, tag));
         }
         self.store.commit(key, ver, chain_ver);
     }
@@ -92,7 +147,12 @@ impl ChunkStore for Recorded<'_> {
         self.store.space()
     }
     fn stage(&mut self, request: StageRequest<Bytes>) -> Result<(), Code> {
-        self.store.stage(request)
+        let (base, copy) = (self.store.meta(&request.key).and_then(|m| m.committed), request.clone());
+        let taken = self.store.stage(request);
+        if taken.is_ok() {
+            self.ledger.stage(&copy, base);
+        }
+        taken
     }
     fn unstage(&mut self, key: &ChunkKey, ver: Ver) {
         self.store.unstage(key, ver);
@@ -103,7 +163,11 @@ impl ChunkStore for Recorded<'_> {
     fn install(&mut self, id: u64, key: &ChunkKey, size: u32, committed: Committed, payload: Bytes) -> Result<(), Code> {
         let held = self.store.meta(key).unwrap_or_default();
         if self.serving && (held.committed != Some(committed) || held.staged.is_some()) {
-            self.broken.get_or_insert(format!("invariant 2: a serving target replaces {key} {held:?} by {committed:?}"));
+            let text = format!("a serving target replaces {key} {held:?} by {committed:?}");
+            self.broken.get_or_insert(Rule::Versions.broken(text));
+        }
+        if let Err(broken) = self.ledger.compare(key, committed.ver, 0, &payload) {
+            self.broken.get_or_insert(broken);
         }
         self.store.install(id, key, size, committed, payload)
     }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use catena_cluster::{Manager, Settings, State};
-use catena_types::{Routing, Time};
+use catena_types::{PublicState, Routing, TargetId, Time};
 use catena_wire::manager::{HeartbeatRequest, InitRequest, RegisterRequest};
 
-use super::{Ev, MS, Plan, World};
+use super::{Ev, MS, Plan, Rule, World};
 
 /// The end of a link that is the manager, for partitions.
 pub(super) const MANAGER: usize = usize::MAX;
@@ -88,7 +88,7 @@ impl World {
         let before = self.manager.published;
         let next = core.state();
         if next.version < before {
-            return self.fail(format!("invariant 13: routing went back from {before} to {}", next.version));
+            return self.fail(Rule::Membership, format!("routing went back from {before} to {}", next.version));
         }
         if next != &self.manager.stored {
             self.manager.stored = next.clone();
@@ -141,10 +141,14 @@ impl World {
         let now = self.now;
         let Some(core) = &mut self.manager.core else { return };
         let reply = core.heartbeat(now, request).reply;
+        if self.nodes[node].process() != Some(process) {
+            self.heard_from_before();
+        }
         self.store_and_publish();
         self.coverage.hit(if reply.lease_ms > 0 { "lease granted" } else { "lease withheld" });
         if !self.blocked(MANAGER, node) {
-            self.after(self.plan.net, Ev::Granted { node, process, sent, openings, reply: Box::new(reply) });
+            let delay = self.beat_delay(node);
+            self.at(self.now + delay, Ev::Granted { node, process, sent, openings, reply: Box::new(reply) });
         }
     }
 }
@@ -163,8 +167,14 @@ fn describe(routing: &Routing) -> String {
 }
 
 impl Mgr {
+    /// What the manager has stored of a target's place.
+    pub(super) fn state_of(&self, target: TargetId) -> Option<PublicState> {
+        let chain = self.stored.targets.get(&target)?.chain;
+        self.stored.chains.get(&chain)?.state_of(target)
+    }
+
     /// The members of a target's chain, in order.
-    pub(super) fn routing_of(&self, target: catena_types::TargetId) -> Option<Vec<catena_types::TargetId>> {
+    pub(super) fn routing_of(&self, target: TargetId) -> Option<Vec<TargetId>> {
         let chain = self.stored.targets.get(&target)?.chain;
         Some(self.stored.chains.get(&chain)?.members.iter().map(|m| m.target).collect())
     }

@@ -8,15 +8,19 @@ mod check;
 mod client;
 mod cover;
 mod disk;
+mod expected;
 mod faults;
 mod ledger;
+mod list;
 mod manager;
 mod net;
 mod node;
 mod plan;
+mod rest;
 mod rot;
+mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use catena_types::{Routing, TargetId, Time};
@@ -25,7 +29,9 @@ use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, RegisterReply, Regi
 use crate::linear::{History, Stats};
 use crate::rng::Rng;
 pub use cover::Coverage;
+pub use expected::ENOUGH_SEEDS;
 pub use plan::Plan;
+pub use rules::{Rule, Violation};
 
 const MS: Time = 1_000_000;
 /// More events than any run needs that does not go in circles.
@@ -150,6 +156,22 @@ enum Ev {
     },
     /// Something breaks.
     Fault,
+    /// A connection breaks.
+    Break {
+        conn: u64,
+    },
+    /// Everybody loses power.
+    Blackout,
+    /// A node falls, at a moment chosen to hurt.
+    Fall {
+        node: usize,
+        power: bool,
+    },
+    /// The disk that was taken out of a node is put back.
+    PutBack {
+        node: usize,
+        slot: usize,
+    },
     /// A partition between two ends.
     Heal {
         from: usize,
@@ -168,7 +190,7 @@ pub struct Outcome {
     /// The seed.
     pub seed: u64,
     /// What was violated; `None` if everything held.
-    pub violation: Option<String>,
+    pub violation: Option<Violation>,
     /// Changes with every event and its time: equal for equal seeds.
     pub hash: u64,
     /// Events handled.
@@ -177,6 +199,8 @@ pub struct Outcome {
     pub ops: u64,
     /// Processes and machines that crashed.
     pub crashes: u64,
+    /// Faults drawn by the clock; those at steps of the protocol are not among them.
+    pub faults: u64,
     /// Virtual time at the end, in nanoseconds.
     pub virtual_ns: Time,
     /// What occurred.
@@ -208,9 +232,12 @@ pub struct World {
     events: u64,
     ops: u64,
     crashes: u64,
+    faults: u64,
+    /// Only these faults happen, if some are named.
+    only: Option<BTreeSet<u64>>,
     opening: u64,
     request: u64,
-    violation: Option<String>,
+    violation: Option<Violation>,
     tracing: bool,
     trace: Vec<String>,
 }
@@ -240,6 +267,8 @@ impl World {
             events: 0,
             ops: 0,
             crashes: 0,
+            faults: 0,
+            only: None,
             opening: 0,
             request: 0,
             violation: None,
@@ -261,10 +290,8 @@ impl World {
             self.run_until(bound, World::is_quiet);
             if self.violation.is_none() && !self.is_quiet() {
                 let why = self.why_not_quiet();
-                self.fail(format!(
-                    "liveness: {} virtual seconds after the faults stopped: {why}",
-                    self.plan.liveness_bound / 1_000_000_000
-                ));
+                let seconds = self.plan.liveness_bound / 1_000_000_000;
+                self.fail(Rule::Liveness, format!("{seconds} virtual seconds after the faults stopped: {why}"));
             }
         }
         if self.violation.is_none() {
@@ -276,7 +303,7 @@ impl World {
             self.ledger.resolve(&mut self.history);
             match self.history.check() {
                 Ok(stats) => linear = stats,
-                Err(violation) => self.violation = Some(format!("invariant 1: {violation}")),
+                Err(violation) => self.violation = Some(Rule::Linearizable.broken(violation.to_string())),
             }
         }
         self.collect_counters();
@@ -287,6 +314,7 @@ impl World {
             events: self.events,
             ops: self.ops,
             crashes: self.crashes,
+            faults: self.faults,
             virtual_ns: self.now,
             coverage: self.coverage,
             linear,
@@ -305,7 +333,7 @@ impl World {
             self.events += 1;
             if self.events > MAX_EVENTS {
                 let why = self.why_not_quiet();
-                return self.fail(format!("liveness: {MAX_EVENTS} events and no end: something goes in circles: {why}"));
+                return self.fail(Rule::Liveness, format!("{MAX_EVENTS} events and no end: something goes in circles: {why}"));
             }
             self.mix(at);
             self.mix(number);
@@ -343,6 +371,10 @@ impl World {
             Ev::Answer { answer } => self.on_answer(*answer),
             Ev::ClientRouting { client, routing } => self.on_client_routing(client, routing),
             Ev::Fault => self.on_fault(),
+            Ev::Break { conn } => self.break_conn(conn),
+            Ev::Blackout => self.black_out(),
+            Ev::Fall { node, power } => self.fall(node, power),
+            Ev::PutBack { node, slot } => self.put_disk_back(node, slot),
             Ev::Heal { from, to } => self.heal(from, to),
             Ev::Room { node, slot } => self.give_room(node, slot),
         }
@@ -372,10 +404,42 @@ impl World {
     }
 
     /// The first violation ends the run.
-    fn fail(&mut self, what: String) {
-        self.note(|| format!("VIOLATION {what}"));
-        self.violation.get_or_insert(format!("at {:.3} ms: {what}", self.now as f64 / 1e6));
+    fn fail(&mut self, rule: Rule, what: String) {
+        self.note(|| format!("VIOLATION {rule}: {what}"));
+        self.violation.get_or_insert(rule.broken(format!("at {:.3} ms: {what}", self.now as f64 / 1e6)));
     }
+
+    fn fail_if(&mut self, found: Result<(), Violation>) {
+        if let Err(Violation { rule, text }) = found {
+            self.fail(rule, text);
+        }
+    }
+}
+
+/// Runs a seed that fails with ever fewer of its faults, as long as the same promise is broken: first halves of them are
+/// dropped, at last single ones. Gives the numbers of those that are left, and the run with its trace; `None` if it holds.
+pub fn shrink(seed: u64, ops: u64) -> Option<(BTreeSet<u64>, Outcome)> {
+    let run = |only: Option<&BTreeSet<u64>>, tracing| {
+        let mut world = World::new(seed, ops, tracing);
+        world.only = only.cloned();
+        world.run()
+    };
+    let whole = run(None, false);
+    let rule = whole.violation.as_ref()?.rule;
+    let fails = |left: &BTreeSet<u64>| run(Some(left), false).violation.is_some_and(|v| v.rule == rule);
+    let mut left: BTreeSet<u64> = (0..whole.faults).collect();
+    let mut step = left.len().div_ceil(2);
+    while step > 0 {
+        for part in left.clone().into_iter().collect::<Vec<_>>().chunks(step) {
+            let fewer: BTreeSet<u64> = left.iter().copied().filter(|n| !part.contains(n)).collect();
+            if fails(&fewer) {
+                left = fewer;
+            }
+        }
+        step /= 2;
+    }
+    let outcome = run(Some(&left), true);
+    Some((left, outcome))
 }
 
 /// Runs one seed.

@@ -3,22 +3,24 @@
 //! The rules of a node are those of the real one: a target that has just been opened acts on no routing older than the
 //! first grant that named its opening; leases and routing reach each shard when they like.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use catena_chain::{Command, Event, Replica, RequestId, answers};
 use catena_engine::{Background, StoreKind};
-use catena_types::{Code, LocalState, Routing, TargetId, Time};
+use catena_types::{ChainVer, ChunkKey, Code, LocalState, PublicState, Routing, Tag, TargetId, Time, Ver};
 use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, RegisterReply, RegisterRequest, TargetOffer, TargetReport};
+use catena_wire::peer::Body;
 
 use super::client::Request;
-use super::disk::{Medium, Store};
+use super::disk::{Left, Medium, Store};
 use super::ledger::Recorded;
 use super::manager::MANAGER;
 use super::net::{DOWN, Frame, Link, Place, UP};
 use super::rot::Rot;
-use super::{Ev, MS, World};
+use super::{Ev, MS, Rule, Violation, World};
+use crate::mutation::{Mutation, is};
 
 pub(super) struct Node {
     pub(super) slots: Vec<Slot>,
@@ -29,6 +31,10 @@ pub(super) struct Node {
     /// Its clock runs by so many parts in a million faster, and started at this number.
     drift: i64,
     offset: Time,
+    /// When its loop came round last, and the time before.
+    turned: (Time, Time),
+    /// Until then its heartbeats and their answers are late, and overtake each other.
+    pub(super) late_until: Time,
 }
 
 struct Process {
@@ -38,6 +44,8 @@ struct Process {
     stopping: bool,
     /// Newest routing each shard has.
     routing: Vec<Option<Arc<Routing>>>,
+    /// Shards that hear of no routing until then.
+    deaf: Vec<Time>,
 }
 
 /// A target of a node.
@@ -51,6 +59,19 @@ pub(super) struct Slot {
     open_count: u64,
     /// What is rotten on its disk.
     pub(super) rot: Rot,
+    /// What was on the disk when it was closed last.
+    left: Option<Left>,
+    /// Newest chain version that it has adopted.
+    adopted: ChainVer,
+    /// The disk it should have, while an empty one is in its place.
+    spare: Option<Spare>,
+}
+
+/// A disk that was taken out.
+struct Spare {
+    medium: Medium,
+    uuid: [u8; 16],
+    rot: Rot,
 }
 
 /// An open target.
@@ -63,12 +84,70 @@ pub(super) struct Open {
     gate: Option<u64>,
     wake: Time,
     tick: Time,
+    /// Its place under the chain version it has adopted, and what was forwarded to it, under which chain version.
+    place: Option<PublicState>,
+    forwarded: BTreeSet<(ChainVer, ChunkKey, Ver, Tag)>,
+}
+
+impl Slot {
+    /// What a power cut now would leave at worst, of an open target.
+    pub(super) fn worst(&self) -> Option<Result<Left, String>> {
+        Some(self.open.as_ref()?.store.worst().look(&self.rot))
+    }
+
+    /// Whether an empty disk is in the place of its own.
+    pub(super) fn has_other_disk(&self) -> bool {
+        self.spare.is_some()
+    }
+
+    fn look(&self) -> Result<Left, String> {
+        self.medium.look(&self.rot)
+    }
+
+    /// Notes what an event lets the target do, for the checks behind it.
+    fn expect(&mut self, event: &Event<Bytes>) {
+        let Some(open) = &mut self.open else { return };
+        match event {
+            Event::Routing { chain, .. } if chain.chain_ver > open.replica.chain_ver() => {
+                open.place = chain.state_of(self.id);
+                self.adopted = self.adopted.max(chain.chain_ver);
+            }
+            Event::Peer { msg, .. } => {
+                if let Some(Body::Forward(f)) = &msg.body
+                    && let Some(key) = ChunkKey::new(&f.key)
+                {
+                    open.forwarded.insert((msg.chain_ver, key, f.ver, f.tag));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Open {
+    /// A commit that a target outside SERVING had no right to.
+    fn unforwarded(&self, commits: &[(ChunkKey, Ver, Tag)]) -> Option<Violation> {
+        let present = self.replica.chain_ver();
+        let known = |(key, ver, tag): &&(ChunkKey, Ver, Tag)| self.forwarded.contains(&(present, key.clone(), *ver, *tag));
+        let wrong = commits.iter().find(|c| !known(c));
+        let (key, ver, tag) = wrong.filter(|_| self.place != Some(PublicState::Serving))?;
+        let place = self.place;
+        Some(Rule::SinkCommits.broken(format!("{place:?}, commits {key} version {ver} of {tag}, which was not forwarded to it")))
+    }
 }
 
 impl Node {
     /// The node's own clock.
     pub(super) fn local(&self, now: Time) -> Time {
         self.offset + (now as i128 * (1_000_000 + i128::from(self.drift)) / 1_000_000) as Time
+    }
+
+    /// The time with which an event is judged: read after it came.
+    fn turn(&mut self, now: Time) -> Time {
+        if now > self.turned.0 {
+            self.turned = (now, self.turned.0);
+        }
+        self.local(if is(Mutation::OldClock) { self.turned.1 } else { now })
     }
 
     fn global(&self, local: Time) -> Time {
@@ -94,17 +173,27 @@ impl World {
                 (uuid[0], uuid[1]) = (n as u8 + 1, t as u8 + 1);
                 let real = self.plan.real_one_in > 0 && self.rng.below(self.plan.real_one_in) == 0;
                 let kind = if self.rng.below(self.plan.in_place_one_in) == 0 { StoreKind::InPlace } else { StoreKind::Cow };
-                match Medium::format(real.then_some(kind), uuid, self.plan.journal_blocks) {
+                match Medium::format(real.then_some(kind), uuid, &self.plan) {
                     Ok(medium) => {
                         let (shard, rot) = (t as u32 % self.plan.shards, Rot::default());
-                        slots.push(Slot { shard, uuid, id: 0, medium, open: None, open_count: 0, rot });
+                        let (open, left, spare) = (None, None, None);
+                        slots.push(Slot { shard, uuid, id: 0, medium, open, open_count: 0, rot, left, adopted: 0, spare });
                     }
-                    Err(e) => self.fail(e),
+                    Err(e) => self.fail(Rule::Space, e),
                 }
             }
             let drift = self.rng.between(0, 60_000) as i64 - 30_000;
             let offset = self.rng.below(1 << 40);
-            self.nodes.push(Node { slots, process: None, requests: BTreeMap::new(), paused_until: 0, drift, offset });
+            self.nodes.push(Node {
+                slots,
+                process: None,
+                requests: BTreeMap::new(),
+                paused_until: 0,
+                drift,
+                offset,
+                turned: (0, 0),
+                late_until: 0,
+            });
         }
     }
 
@@ -157,7 +246,8 @@ impl World {
         }
         let number = self.rng.bits() | 1;
         let routing = vec![None; self.plan.shards as usize];
-        self.nodes[node].process = Some(Process { number, incarnation: 0, beat: 0, stopping: false, routing });
+        self.nodes[node].process =
+            Some(Process { number, incarnation: 0, beat: 0, stopping: false, routing, deaf: vec![0; self.plan.shards as usize] });
         self.note(|| format!("node {} starts", node + 1));
         for slot in 0..self.nodes[node].slots.len() {
             self.nodes[node].slots[slot].open_count = 0;
@@ -176,10 +266,12 @@ impl World {
             Ok(store) => {
                 s.open_count += 1;
                 let replica = Replica::new(s.id, config);
-                s.open = Some(Open { replica, store, opening, gate: None, wake: Time::MAX, tick: Time::MAX });
+                let (wake, tick) = (Time::MAX, Time::MAX);
+                s.open = Some(Open { replica, store, opening, gate: None, wake, tick, place: None, forwarded: BTreeSet::new() });
+                self.set_room(node, slot);
                 self.set_background(node, slot);
             }
-            Err(e) => self.fail(e),
+            Err(e) => self.fail(Rule::Space, e),
         }
     }
 
@@ -199,8 +291,68 @@ impl World {
         let s = &mut self.nodes[node].slots[slot];
         if let Some(mut open) = s.open.take() {
             s.medium = how(&mut open.store);
+            match s.look() {
+                Ok(_) if s.spare.is_some() => {}
+                Ok(left) => s.left = Some(left),
+                Err(e) => self.fail(Rule::Space, e),
+            }
             self.coverage.replica(open.replica.counters());
         }
+    }
+
+    /// The slot of a target, open or not.
+    fn slot_with(&self, id: TargetId) -> Option<&Slot> {
+        self.nodes.iter().flat_map(|n| &n.slots).find(|s| s.id == id)
+    }
+
+    /// What was on the disk of a target when it was closed.
+    pub(super) fn left_by(&self, id: TargetId) -> Option<&Left> {
+        self.slot_with(id)?.left.as_ref()
+    }
+
+    /// Newest chain version that a target has adopted.
+    pub(super) fn adopted_by(&self, id: TargetId) -> Option<ChainVer> {
+        self.slot_with(id).map(|s| s.adopted)
+    }
+
+    /// Whether it is known to the manager who this is: with another disk in its place, a target is nobody until then.
+    pub(super) fn is_somebody(&self, node: usize, slot: usize) -> bool {
+        let registered = self.nodes[node].process.as_ref().is_some_and(|p| p.incarnation != 0);
+        registered || self.nodes[node].slots[slot].spare.is_none()
+    }
+
+    /// A node ends and starts with an empty disk in place of one of its own.
+    pub(super) fn swap_disk(&mut self, node: usize, slot: usize) {
+        if self.nodes[node].slots[slot].spare.is_some() || self.nodes[node].slots[slot].id == 0 {
+            return;
+        }
+        self.kill(node, Store::kill);
+        let mut uuid = self.nodes[node].slots[slot].uuid;
+        uuid[15] += 1;
+        let Ok(medium) = Medium::format(None, uuid, &self.plan) else { return };
+        let s = &mut self.nodes[node].slots[slot];
+        let (medium, uuid) = (std::mem::replace(&mut s.medium, medium), std::mem::replace(&mut s.uuid, uuid));
+        s.spare = Some(Spare { medium, uuid, rot: std::mem::take(&mut s.rot) });
+        self.after(20 * MS, Ev::Start { node });
+    }
+
+    /// The disk is put back.
+    pub(super) fn put_disk_back(&mut self, node: usize, slot: usize) {
+        if self.nodes[node].slots[slot].spare.is_none() {
+            return;
+        }
+        self.kill(node, Store::kill);
+        let s = &mut self.nodes[node].slots[slot];
+        if let Some(Spare { medium, uuid, rot }) = s.spare.take() {
+            (s.medium, s.uuid, s.rot) = (medium, uuid, rot);
+        }
+        match self.nodes[node].slots[slot].look() {
+            Ok(left) => self.nodes[node].slots[slot].left = Some(left),
+            Err(e) => self.fail(Rule::Space, e),
+        }
+        let routing = self.manager.routing();
+        self.spare_the_last(&routing);
+        self.after(20 * MS, Ev::Start { node });
     }
 
     /// The process ends at once.
@@ -250,26 +402,29 @@ impl World {
 
     /// Gives a target an event and carries out what it commands.
     pub(super) fn give(&mut self, node: usize, slot: usize, event: Event<Bytes>) {
-        let local = self.nodes[node].local(self.now);
+        let local = self.nodes[node].turn(self.now);
         let id = self.nodes[node].slots[slot].id;
         self.note_event(id, &event);
+        self.nodes[node].slots[slot].expect(&event);
         let Some(open) = &mut self.nodes[node].slots[slot].open else { return };
         let before = *open.replica.counters();
         let mut out = Vec::new();
         let serving = open.replica.may_serve(local);
-        let mut store = Recorded { store: open.store.chunks_mut(), ledger: &mut self.ledger, serving, broken: None };
+        let chunks = open.store.chunks_mut();
+        let mut store = Recorded { store: chunks, ledger: &mut self.ledger, serving, committed: Vec::new(), broken: None };
         open.replica.handle(local, event, &mut store, &mut out);
-        let broken = store.broken;
+        let (mut broken, commits) = (store.broken, store.committed);
+        broken = broken.or_else(|| open.unforwarded(&commits));
         let committed = open.replica.counters().commits != before.commits;
         let odd = open.replica.counters().protocol_errors;
         if let Some(misuse) = open.store.misuse() {
-            self.fail(format!("target {id} breaks the contract of its store: {misuse}"));
+            self.fail(Rule::StoreContract, format!("target {id}: {misuse}"));
         }
         if odd != before.protocol_errors {
-            self.note(|| format!("t{id} counts a protocol error"));
+            self.fail(Rule::Peers, format!("target {id} counts a protocol error"));
         }
-        if let Some(broken) = broken {
-            self.fail(format!("target {id}: {broken}"));
+        if let Some(Violation { rule, text }) = broken {
+            self.fail(rule, format!("target {id}: {text}"));
         }
         self.mix(out.len() as u64 ^ odd << 16);
         for command in out {
@@ -310,7 +465,7 @@ impl World {
             }
             Command::UpdateReply { request, reply } => self.reply_update(node, request, reply),
             Command::ReadReply { request, reply, payload } => self.reply_read(node, request, reply, payload),
-            Command::ListReply { .. } => self.coverage.hit("command list reply"),
+            Command::ListReply { request, reply } => self.reply_list(node, request, reply),
             Command::Reopen { reason } => {
                 let id = self.nodes[node].slots[slot].id;
                 self.coverage.hit("command reopen");
@@ -389,6 +544,7 @@ impl World {
         let here = (node, self.nodes[node].slots[slot].shard);
         let Some(there) = self.place_of(node, slot, frame.0.to) else { return self.coverage.hit("send to nowhere") };
         let delay = self.rng.delay(self.plan.net);
+        self.strike_step(&frame, here, there);
         if answers(&frame.0) {
             if let Some(&conn) = self.net.accepted.get(&(here, there)) {
                 self.put(conn, UP, delay, frame);
@@ -411,6 +567,11 @@ impl World {
     fn put(&mut self, conn: u64, lane: usize, delay: Time, frame: Frame) {
         if let Some(at) = self.net.put(conn, lane, self.now + delay, frame) {
             self.at(at, Ev::Pump { conn, lane });
+        }
+        if !self.faults_stopped && self.plan.break_one_in > 0 && self.rng.below(self.plan.break_one_in) == 0 {
+            self.coverage.hit("fault link break at a frame");
+            let wait = self.rng.delay(self.plan.net);
+            self.at(self.now + wait, Ev::Break { conn });
         }
     }
 
@@ -506,7 +667,7 @@ impl World {
             _ => matches!(self.net.links.get(&(to, from)), Some(Link::Up(up)) if *up == id),
         };
         let Some((_, (msg, payload))) = frame.filter(|_| !broken && self.nodes[to.0].is(receiver)) else { return };
-        if !current {
+        if !current && !is(Mutation::OldConnections) {
             return self.coverage.hit("frame fenced");
         }
         let slot = self.nodes[to.0].slots.iter().position(|s| s.id == msg.to && s.shard == to.1 && s.open.is_some());
@@ -532,7 +693,23 @@ impl World {
         }
         let sent = self.nodes[node].local(self.now);
         let (request, openings) = self.heartbeat(node);
-        self.after(self.plan.net, Ev::Heartbeat { node, process, sent, openings, request: Box::new(request) });
+        let delay = self.beat_delay(node);
+        self.at(self.now + delay, Ev::Heartbeat { node, process, sent, openings, request: Box::new(request) });
+    }
+
+    /// How long a heartbeat or its answer is on its way.
+    pub(super) fn beat_delay(&mut self, node: usize) -> Time {
+        let late = self.nodes[node].late_until > self.now && self.rng.chance(1, 2);
+        let extra = if late { self.rng.below(u64::from(self.plan.lease_ms) * 3 / 2) * MS } else { 0 };
+        self.rng.delay(self.plan.net) + extra
+    }
+
+    /// A shard hears of no routing for some time.
+    pub(super) fn deafen(&mut self, node: usize, until: Time) {
+        let shard = self.rng.below(u64::from(self.plan.shards)) as usize;
+        if let Some(process) = &mut self.nodes[node].process {
+            process.deaf[shard] = until;
+        }
     }
 
     fn registration(&self, node: usize, process: u64) -> RegisterRequest {
@@ -615,6 +792,7 @@ impl World {
         if reply.lease_ms == 0 {
             return;
         }
+        let sent = if is(Mutation::LeaseFromReceipt) { self.nodes[node].local(self.now) } else { sent };
         let until = sent + Time::from(reply.lease_ms) * MS;
         for &(slot, opening) in openings {
             self.after(self.plan.net, Ev::Lease { node, slot, opening, until, routing: reply.routing_ver });
@@ -643,6 +821,10 @@ impl World {
 
     pub(super) fn on_route(&mut self, node: usize, process: u64, shard: u32, routing: &Arc<Routing>) {
         let Some(p) = self.nodes[node].process.as_mut().filter(|p| p.number == process) else { return };
+        let deaf = p.deaf[shard as usize];
+        if deaf > self.now {
+            return self.at(deaf, Ev::Route { node, process, shard, routing: routing.clone() });
+        }
         let held = &mut p.routing[shard as usize];
         if held.as_ref().is_some_and(|r| r.version >= routing.version) {
             return;
@@ -661,7 +843,7 @@ impl World {
         let Some(routing) = n.process.as_ref().and_then(|p| p.routing[s.shard as usize].clone()) else { return };
         let gate = s.open.as_ref().and_then(|o| o.gate);
         let chain = routing.target(s.id).and_then(|t| routing.chain(t.chain));
-        if let Some(chain) = chain.filter(|_| gate.is_some_and(|g| g <= routing.version)) {
+        if let Some(chain) = chain.filter(|_| gate.is_some_and(|g| g <= routing.version) || is(Mutation::OldRouting)) {
             self.give(node, slot, Event::Routing { version: routing.version, chain: chain.clone() });
         }
     }

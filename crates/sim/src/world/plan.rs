@@ -46,10 +46,12 @@ pub struct Plan {
     pub real_one_in: u64,
     /// One of so many of these keeps chunks in place.
     pub in_place_one_in: u64,
-    /// The node whose disks rot.
-    pub rotting: usize,
+    /// The node whose disks rot; `None`: those of all nodes, until the faults stop.
+    pub rotting: Option<usize>,
     /// What the real engine does beside.
     pub background: Background,
+    /// Data blocks of the real engine.
+    pub data_blocks: u64,
     /// Journal of the real engine in blocks.
     pub journal_blocks: u64,
     /// Length of the phase with faults.
@@ -58,8 +60,41 @@ pub struct Plan {
     pub liveness_bound: Time,
     /// Mean time between faults; 0: none.
     pub fault_every: Time,
+    /// Space comes and goes all the time.
+    pub tight: bool,
+    /// Of so many requests in a hundred the connection stalls.
+    pub stall_in_100: u64,
+    /// A link breaks behind one of so many frames; 0: never.
+    pub break_one_in: u64,
+    /// The step of the protocol that is struck as it is taken.
+    pub strike: Option<Step>,
     /// Weight of each kind of fault, see [`super::faults::KINDS`].
     pub weights: Vec<u64>,
+}
+
+/// A step of the protocol: a message of this kind is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The end of a resync.
+    SyncDone,
+    /// A definitive reject.
+    Reject,
+    /// A release.
+    Release,
+    /// The reply of one that has committed.
+    Reply,
+    /// A predecessor's word that it is not the tail.
+    Confirm,
+    /// A client is told that an update it has sent more than once was refused.
+    Refusal,
+}
+
+impl Step {
+    /// What a plan draws from.
+    const PICK: [Option<Step>; 10] = {
+        use Step::*;
+        [None, None, None, Some(SyncDone), Some(Reject), Some(Reject), Some(Release), Some(Reply), Some(Confirm), Some(Refusal)]
+    };
 }
 
 impl Plan {
@@ -98,9 +133,9 @@ impl Plan {
             patience: rng.between(200, 4000) * MS,
             attempt: rng.between(50, 800) * MS,
             lease_ms,
-            heartbeat_ms: lease_ms / 5,
+            heartbeat_ms: lease_ms / *rng.pick(&[5, 5, 10]),
             net,
-            disk: *rng.pick(&[100_000, MS, 5 * MS]),
+            disk: *rng.pick(&[100_000, MS, 5 * MS, 30 * MS]),
             chain: Config {
                 query_retry: rng.between(5, 200) * MS,
                 page_chunks: rng.between(1, 3) as usize,
@@ -111,12 +146,17 @@ impl Plan {
             },
             real_one_in: *rng.pick(&[0, 0, 1, 2]),
             in_place_one_in: *rng.pick(&[1, 2, 1000]),
-            rotting: rng.below(nodes as u64) as usize,
+            rotting: if rng.chance(1, 5) { None } else { Some(rng.below(nodes as u64) as usize) },
             background,
+            data_blocks: *rng.pick(&[512, 64, 32]),
             journal_blocks: *rng.pick(&[16, 32, 128]),
             duration,
             liveness_bound: 400_000 * MS,
             fault_every: if rng.chance(1, 12) { 0 } else { rng.between(30, 600) * MS },
+            tight: rng.chance(1, 4),
+            stall_in_100: *rng.pick(&[2, 2, 15]),
+            break_one_in: *rng.pick(&[0, 0, 300, 60]),
+            strike: *rng.pick(&Step::PICK),
             weights,
         }
     }

@@ -1,7 +1,9 @@
-//! Bit rot: bits flip in data blocks of one node's disks, open or closed.
+//! Bit rot: bits flip in data blocks of a node's disks, open or closed.
 //!
-//! Only one node rots in a run, so that at most one replica of a chunk is damaged at a time; and its rot is taken back, as
-//! if it had never been, where nobody else could have good bytes. So everything can be demanded to be whole at the end.
+//! In most runs only one node rots, so that at most one replica of a chunk is damaged at a time; and its rot is taken back,
+//! as if it had never been, where nobody else could have good bytes. So everything can be demanded to be whole at the end,
+//! by repair alone. In the others every node rots, copies are lost, and nothing may be wrong but that; the rot that is left
+//! is taken back when the faults stop.
 
 use std::collections::BTreeMap;
 
@@ -71,13 +73,16 @@ fn crc_of(disk: &MemDisk, block: u64) -> u32 {
 }
 
 impl World {
-    /// A disk of the node that rots loses some bits, if somebody else has what is on it.
-    pub(super) fn rot(&mut self) {
-        let node = self.plan.rotting;
+    /// A disk of a node that rots loses some bits; of the only one that does, if somebody else has what is on it.
+    pub(super) fn rot(&mut self, node: usize) {
+        let node = self.plan.rotting.unwrap_or(node);
         let slot = self.rng.below(self.plan.targets as u64) as usize;
         let one_in = self.rng.between(1, 4);
         let target = self.nodes[node].slots[slot].id;
-        if alone(&self.manager.routing(), target) {
+        if self.nodes[node].slots[slot].has_other_disk() {
+            return;
+        }
+        if self.plan.rotting.is_some() && alone(&self.manager.routing(), target) {
             return self.coverage.hit("rot held back");
         }
         let s = &mut self.nodes[node].slots[slot];
@@ -91,11 +96,19 @@ impl World {
 
     /// Where the rotting target is the last one to have its chain's data, it never rotted.
     pub(super) fn spare_the_last(&mut self, routing: &Routing) {
-        let node = self.plan.rotting;
+        let Some(node) = self.plan.rotting else { return };
         for slot in 0..self.nodes[node].slots.len() {
             if alone(routing, self.nodes[node].slots[slot].id) {
                 self.take_back(node, slot);
             }
+        }
+    }
+
+    /// The faults stop: where all disks rotted, what is left of it never was.
+    pub(super) fn end_rot(&mut self) {
+        let nodes = if self.plan.rotting.is_none() { self.nodes.len() } else { 0 };
+        for node in 0..nodes {
+            (0..self.nodes[node].slots.len()).for_each(|slot| self.take_back(node, slot));
         }
     }
 

@@ -1,0 +1,39 @@
+//! Rules of the manager that can be switched off one at a time: the simulator must notice each.
+#![cfg_attr(not(feature = "mutations"), allow(dead_code, unreachable_pub))]
+
+catena_types::mutations! {
+    /// `chain`: UP_TO_DATE about any chain version promotes.
+    UpToDateAnyVersion,
+    /// `chain`: a sink is promoted without having said UP_TO_DATE.
+    PromoteUnsynced,
+    /// `chain`: a chosen member serves before it has opened under the version that chose it.
+    ChosenServesAtOnce,
+    /// `chain`: any former member may revive a chain.
+    ReviveAnyone,
+    /// `chain`: members are removed one by one, although the others are silent.
+    OneByOne,
+    /// `chain`: when no SERVING member remains, one of them becomes the last serving set.
+    LastServingOne,
+    /// `chain`: a second sync starts beside the first.
+    TwoSyncing,
+    /// `chain`: what must hold of a chain is not checked after a step.
+    UncheckedChain,
+    /// `chain`: the chain version does not grow.
+    KeepVersion,
+    /// `mod`: a new manager starts with routing of an older version.
+    VersionBack,
+    /// `mod`: a new manager does not wait until the leases it knows nothing of have ended.
+    NoWait,
+    /// `state`: clocks do not drift.
+    NoMargin,
+    /// `hearing`: silent targets are out when half of their lease has passed.
+    RemoveEarly,
+    /// `hearing`: a target that lost its memory keeps its place.
+    KeepMemoryless,
+    /// `heartbeat`: a target that lost its memory gets a lease before its removal.
+    GrantBeforeRemoval,
+    /// `heartbeat`: a heartbeat counts that is older than the last.
+    OldHeartbeats,
+    /// `register`: an empty disk is taken for the one it replaces.
+    AnyDisk,
+}
