@@ -16,7 +16,7 @@ use super::{Condition, Cx, Replica};
 use crate::api::Payload;
 
 /// What is known of damage at this target.
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub(super) struct Damage {
     /// Chunks found damaged and not repaired since, with the version of which it is known.
     known: BTreeMap<ChunkKey, Ver>,

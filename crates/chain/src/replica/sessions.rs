@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use catena_types::{ChunkKey, ChunkStore, Failure, Seq, SessionId, SessionRow, Tag};
 
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub(super) struct Sessions {
     running: BTreeMap<Tag, ChunkKey>,
     rejected: BTreeMap<SessionId, (Seq, Failure)>,

@@ -11,7 +11,7 @@ use super::{Cx, Replica};
 use crate::api::Payload;
 
 /// State of a sink under one chain version.
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub(super) struct Sink {
     /// Session rows were forgotten, as a resync does first.
     started: bool,
@@ -25,6 +25,7 @@ pub(super) struct Sink {
     syncs: BTreeMap<u64, Waiting>,
 }
 
+#[derive(Clone, Hash)]
 enum Waiting {
     Quiet,
     Install(ChunkKey),

@@ -16,6 +16,7 @@ use super::{Cx, Replica};
 use crate::api::Payload;
 
 /// State of a source under one chain version.
+#[derive(Clone, Hash)]
 pub(super) struct Source {
     sink: TargetId,
     /// Keys below are settled.
@@ -24,6 +25,7 @@ pub(super) struct Source {
     settled: u64,
 }
 
+#[derive(Clone, Hash)]
 enum Phase {
     /// Waits for what the sink holds from the cursor up to this key (empty: the end).
     Asking { to: Vec<u8> },
