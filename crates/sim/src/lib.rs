@@ -4,6 +4,7 @@
 //! [`world`] runs the state machines that ship (chain, cluster, client, engine) against a network, disks and processes
 //! that fail in every way the protocol claims to survive. [`store`] is the model of a chunk store.
 
+pub mod explore;
 pub mod linear;
 pub mod rng;
 pub mod store;
