@@ -42,7 +42,7 @@ impl Default for Config {
 }
 
 /// A payload and its CRC-32C, verified by the driver on receipt.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Payload<P> {
     /// The bytes, opaque.
     pub data: P,
@@ -53,7 +53,7 @@ pub struct Payload<P> {
 }
 
 /// A client's update, its key and payload checked by the driver.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct ClientUpdate<P> {
     /// Where the reply goes.
     pub request: RequestId,
@@ -78,7 +78,7 @@ pub struct ClientUpdate<P> {
 }
 
 /// A client's read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct ClientRead {
     /// Where the reply goes.
     pub request: RequestId,
@@ -204,7 +204,7 @@ pub fn answers(msg: &PeerMsg) -> bool {
 }
 
 /// What a heartbeat says about a target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Report {
     /// State.
     pub state: LocalState,

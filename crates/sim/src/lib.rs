@@ -6,6 +6,7 @@
 
 #[cfg(feature = "mutations")]
 pub mod canary;
+pub mod explore;
 pub mod linear;
 pub mod mutation;
 pub mod rng;

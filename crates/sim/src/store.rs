@@ -111,7 +111,11 @@ impl Contents {
 
     /// Nothing ever rotted. Says whether something had.
     pub(crate) fn heal(&mut self) -> bool {
-        self.chunks.values_mut().fold(false, |any, c| std::mem::take(&mut c.rotten) != (false, false) || any)
+        let mut any = false;
+        for chunk in self.chunks.values_mut() {
+            any |= std::mem::take(&mut chunk.rotten) != (false, false);
+        }
+        any
     }
 
     fn forget_if_empty(&mut self, key: &ChunkKey) {

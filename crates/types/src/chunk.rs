@@ -3,7 +3,7 @@
 use crate::ids::{ChainVer, Tag, Ver};
 
 /// The committed version of a chunk.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct Committed {
     /// Version of the chunk, from 1.
     #[prost(uint64, tag = "1")]
@@ -24,7 +24,7 @@ pub struct Committed {
 
 /// An update that is being made durable, or is durable and not yet committed. Its version is always one above the
 /// committed version (or above the target's `remove_floor` where there is none).
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct Staged {
     /// Version the chunk will have.
     #[prost(uint64, tag = "1")]
@@ -50,7 +50,7 @@ pub struct Staged {
 }
 
 /// What a target holds of one chunk. At least one of the two is present.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct ChunkMeta {
     /// Largest length in bytes; fixed when the chunk is created.
     #[prost(uint32, tag = "1")]
@@ -87,7 +87,7 @@ pub enum OpKind {
 }
 
 /// An update of one chunk. All sizes in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct Op {
     /// What to do.
     #[prost(enumeration = "OpKind", tag = "1")]
@@ -147,7 +147,7 @@ impl Op {
 }
 
 /// A condition on the committed version, judged at the head when the update's turn comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precondition {
     /// No condition.
     Any,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What went wrong. Numbers are part of the wire format and are never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
 pub enum Code {
     /// Not an error; a frame that carries it as one is malformed.
@@ -88,7 +88,7 @@ impl Code {
 }
 
 /// A failure with what a person or a retry loop needs: the cause and the next step.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Failure {
     /// What went wrong.
     #[prost(enumeration = "Code", tag = "1")]

@@ -3,7 +3,7 @@
 use crate::ids::{ChainId, ChainVer, Incarnation, NodeId, ShardId, TargetId};
 
 /// State of a target as the manager sees it; the order is the order of members in a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
 pub enum PublicState {
     /// Holds every committed update and serves.
@@ -19,7 +19,7 @@ pub enum PublicState {
 }
 
 /// State of a target as its node reports it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
 pub enum LocalState {
     /// Open and alive.
@@ -33,7 +33,7 @@ pub enum LocalState {
 }
 
 /// One replica's place in a chain.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct Member {
     /// The target.
     #[prost(uint32, tag = "1")]
@@ -47,7 +47,7 @@ pub struct Member {
 }
 
 /// A chain and its members, in order: SERVING (head first, tail last), LASTSRV, SYNCING, WAITING, OFFLINE.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Chain {
     /// The chain.
     #[prost(uint32, tag = "1")]
@@ -88,7 +88,7 @@ impl Chain {
 }
 
 /// A node and where its shards listen.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct NodeInfo {
     /// The node.
     #[prost(uint32, tag = "1")]
@@ -105,7 +105,7 @@ pub struct NodeInfo {
 }
 
 /// A target and who owns it.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct TargetInfo {
     /// The target.
     #[prost(uint32, tag = "1")]
@@ -125,7 +125,7 @@ pub struct TargetInfo {
 }
 
 /// The cluster as of one version. Versions never go back.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Routing {
     /// Grows with every change.
     #[prost(uint64, tag = "1")]

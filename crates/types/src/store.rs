@@ -10,7 +10,7 @@ use crate::error::Code;
 use crate::ids::{ChainVer, ChunkKey, Seq, SessionId, Tag, Ver};
 
 /// The last committed update of a session at this target: what a repeated request is answered with.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct SessionRow {
     /// Number of the update.
     #[prost(uint64, tag = "1")]
@@ -30,7 +30,7 @@ pub struct SessionRow {
 }
 
 /// Space of a target in bytes. `used + reserved + free = total`.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct Space {
     /// Size of the data area.
     #[prost(uint64, tag = "1")]
@@ -84,7 +84,7 @@ pub enum Durability {
 }
 
 /// What is to be known of a store, for people.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct StoreReport {
     /// How it keeps chunks.
     #[prost(enumeration = "StoreKind", tag = "1")]
@@ -125,7 +125,7 @@ pub enum ChecksumMethod {
 }
 
 /// What staging did: the new length and checksum, and what it cost.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct StageInfo {
     /// Length of the chunk after the update, in bytes.
     #[prost(uint32, tag = "1")]

@@ -4,7 +4,7 @@ use catena_types::store::StoreReport;
 use catena_types::{ChainVer, ChunkMeta, Failure, Op, Space, StageInfo, Tag, Ver};
 
 /// An update of one chunk, sent to the head. The payload of a write follows the body.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct UpdateRequest {
     /// The chain.
     #[prost(uint32, tag = "1")]
@@ -36,7 +36,7 @@ pub struct UpdateRequest {
 }
 
 /// What one replica did for an update, in the microseconds of its own clock.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct Hop {
     /// The replica.
     #[prost(uint32, tag = "1")]
@@ -65,7 +65,7 @@ pub struct Hop {
 }
 
 /// The outcome of an update.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct UpdateReply {
     /// Set unless the update is committed.
     #[prost(message, optional, tag = "1")]
@@ -88,7 +88,7 @@ pub struct UpdateReply {
 }
 
 /// A read of one chunk at one replica.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct ReadRequest {
     /// The chain.
     #[prost(uint32, tag = "1")]
@@ -114,7 +114,7 @@ pub struct ReadRequest {
 }
 
 /// The outcome of a read. The bytes are the payload; their CRC-32C is in the header.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct ReadReply {
     /// Set unless the read succeeded.
     #[prost(message, optional, tag = "1")]
@@ -143,7 +143,7 @@ pub struct ReadReply {
 }
 
 /// What one replica holds of a chunk, whatever its state: for diagnosis, not linearizable.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct InspectRequest {
     /// The replica asked.
     #[prost(uint32, tag = "1")]
@@ -154,7 +154,7 @@ pub struct InspectRequest {
 }
 
 /// The answer to [`InspectRequest`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct InspectReply {
     /// Set if the replica is not here.
     #[prost(message, optional, tag = "1")]
@@ -168,7 +168,7 @@ pub struct InspectReply {
 }
 
 /// What there is to know of a target's store; and what it is to do.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct TargetRequest {
     /// The target.
     #[prost(uint32, tag = "1")]
@@ -179,7 +179,7 @@ pub struct TargetRequest {
 }
 
 /// The answer to [`TargetRequest`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct TargetReply {
     /// Set if the target is not here, or not open.
     #[prost(message, optional, tag = "1")]
@@ -199,7 +199,7 @@ pub struct TargetReply {
 }
 
 /// A counter since the target was opened, or a gauge.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Metric {
     /// Stable name; its last word is the unit where there is one.
     #[prost(string, tag = "1")]
@@ -210,7 +210,7 @@ pub struct Metric {
 }
 
 /// A distribution since the target was opened.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct HistogramSummary {
     /// Stable name; its last word is the unit.
     #[prost(string, tag = "1")]
@@ -236,7 +236,7 @@ pub struct HistogramSummary {
 }
 
 /// One page of the committed chunks of a replica, in key order.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct ListRequest {
     /// The chain.
     #[prost(uint32, tag = "1")]
@@ -259,7 +259,7 @@ pub struct ListRequest {
 }
 
 /// A committed chunk in a listing.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct ListEntry {
     /// The chunk.
     #[prost(bytes = "vec", tag = "1")]
@@ -276,7 +276,7 @@ pub struct ListEntry {
 }
 
 /// The answer to [`ListRequest`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct ListReply {
     /// Set unless the listing succeeded.
     #[prost(message, optional, tag = "1")]

@@ -9,7 +9,7 @@ use catena_types::{ChainVer, ChunkMeta, Committed, Op, SessionId, SessionRow, Ta
 use crate::client::Hop;
 
 /// One message between two targets of a chain.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct PeerMsg {
     /// The chain.
     #[prost(uint32, tag = "1")]
@@ -30,7 +30,7 @@ pub struct PeerMsg {
 }
 
 /// The messages.
-#[derive(Clone, PartialEq, prost::Oneof)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Oneof)]
 pub enum Body {
     /// Stage this; payload follows.
     #[prost(message, tag = "10")]
@@ -86,7 +86,7 @@ pub enum Body {
 }
 
 /// An update on its way down the chain.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Forward {
     /// The chunk.
     #[prost(bytes = "vec", tag = "1")]
@@ -121,7 +121,7 @@ pub struct Forward {
 }
 
 /// See [`Body::Release`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Release {
     /// The chunk.
     #[prost(bytes = "vec", tag = "1")]
@@ -135,7 +135,7 @@ pub struct Release {
 }
 
 /// See [`Body::Reply`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Reply {
     /// The chunk.
     #[prost(bytes = "vec", tag = "1")]
@@ -158,7 +158,7 @@ pub struct Reply {
 }
 
 /// See [`Body::Reject`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Reject {
     /// The chunk.
     #[prost(bytes = "vec", tag = "1")]
@@ -181,7 +181,7 @@ pub struct Reject {
 }
 
 /// See [`Body::Query`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Query {
     /// Echoed.
     #[prost(uint64, tag = "1")]
@@ -192,7 +192,7 @@ pub struct Query {
 }
 
 /// See [`Body::Answer`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Answer {
     /// As asked.
     #[prost(uint64, tag = "1")]
@@ -206,11 +206,11 @@ pub struct Answer {
 }
 
 /// See [`Body::Confirm`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Confirm {}
 
 /// Asks for the sink's metadata of the keys in `[from, to)`.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct SyncPage {
     /// First key; empty at the beginning, which starts the sync.
     #[prost(bytes = "vec", tag = "1")]
@@ -221,7 +221,7 @@ pub struct SyncPage {
 }
 
 /// What the sink holds of a chunk.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct PageEntry {
     /// The chunk.
     #[prost(bytes = "vec", tag = "1")]
@@ -232,7 +232,7 @@ pub struct PageEntry {
 }
 
 /// The answer to [`SyncPage`]; `to` is lowered to `end` where the sink holds more chunks than fit.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Page {
     /// As asked.
     #[prost(bytes = "vec", tag = "1")]
@@ -246,7 +246,7 @@ pub struct Page {
 }
 
 /// See [`Body::SyncPut`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct SyncPut {
     /// The chunk.
     #[prost(bytes = "vec", tag = "1")]
@@ -260,7 +260,7 @@ pub struct SyncPut {
 }
 
 /// See [`Body::SyncDrop`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct SyncDrop {
     /// The chunk.
     #[prost(bytes = "vec", tag = "1")]
@@ -268,7 +268,7 @@ pub struct SyncDrop {
 }
 
 /// The answer to [`SyncPut`] and [`SyncDrop`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Synced {
     /// The chunk.
     #[prost(bytes = "vec", tag = "1")]
@@ -279,7 +279,7 @@ pub struct Synced {
 }
 
 /// A session and its row.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct SessionEntry {
     /// The session.
     #[prost(message, required, tag = "1")]
@@ -290,7 +290,7 @@ pub struct SessionEntry {
 }
 
 /// See [`Body::SyncSessions`]; merged by highest `seq`.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct SyncSessions {
     /// A part of the rows.
     #[prost(message, repeated, tag = "1")]
@@ -298,7 +298,7 @@ pub struct SyncSessions {
 }
 
 /// See [`Body::SyncDone`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct SyncDone {
     /// The source's remove floor.
     #[prost(uint64, tag = "1")]
@@ -306,11 +306,11 @@ pub struct SyncDone {
 }
 
 /// See [`Body::SyncDoneReply`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct SyncDoneReply {}
 
 /// See [`Body::Fetch`]. Any neighbour in the chain may be asked.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Fetch {
     /// Echoed.
     #[prost(uint64, tag = "1")]
@@ -327,7 +327,7 @@ pub struct Fetch {
 }
 
 /// The answer to [`Fetch`].
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Fetched {
     /// As asked.
     #[prost(uint64, tag = "1")]

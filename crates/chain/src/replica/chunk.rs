@@ -9,6 +9,7 @@ use catena_wire::peer::{Fetch, Forward, SyncPut};
 use crate::api::{ClientUpdate, Payload, RequestId};
 
 /// One chunk with something in flight. Chunks at rest have none: the engine's index is enough for them.
+#[derive(Clone, Hash)]
 pub(super) struct ChunkState<P> {
     /// Who has the turn.
     pub(super) busy: Option<Busy<P>>,
@@ -45,6 +46,7 @@ impl<P> ChunkState<P> {
 }
 
 /// What can have a chunk's turn.
+#[derive(Clone, Hash)]
 pub(super) enum Busy<P> {
     /// An update between stage and commit.
     Update(Box<InFlight<P>>),
@@ -57,6 +59,7 @@ pub(super) enum Busy<P> {
 }
 
 /// The repair of a chunk's committed version from a neighbour.
+#[derive(Clone, Hash)]
 pub(super) struct Repair {
     /// What is committed here: its bytes are asked for, and it stays what it is.
     pub(super) wanted: Committed,
@@ -66,7 +69,7 @@ pub(super) struct Repair {
 }
 
 /// What a repair waits for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Step {
     /// The answer of a neighbour to the question of that number.
     Asking { id: u64, from: TargetId },
@@ -77,6 +80,7 @@ pub(super) enum Step {
 }
 
 /// What can wait for a chunk's turn.
+#[derive(Clone, Hash)]
 pub(super) enum Turn<P> {
     /// A client's update (head), with the requests that wait for it.
     Client(Box<ClientUpdate<P>>, Vec<RequestId>),
@@ -93,6 +97,7 @@ pub(super) enum Turn<P> {
 }
 
 /// An update between stage and commit at this target.
+#[derive(Clone, Hash)]
 pub(super) struct InFlight<P> {
     pub(super) ver: Ver,
     pub(super) tag: Tag,
@@ -120,7 +125,7 @@ pub(super) struct InFlight<P> {
 }
 
 /// Clock readings for [`Hop`], in nanoseconds.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Hash)]
 pub(super) struct Times {
     pub(super) received: Time,
     pub(super) staged: Time,
@@ -128,6 +133,7 @@ pub(super) struct Times {
 }
 
 /// Who gets an update next; decided when its turn comes and again with every chain version.
+#[derive(Clone, Hash)]
 pub(super) enum Next {
     /// Nobody: this target commits first.
     Nobody,
@@ -146,6 +152,7 @@ impl Next {
 }
 
 /// The state of handing an update on.
+#[derive(Clone, Hash)]
 pub(super) struct Hand {
     pub(super) target: TargetId,
     /// Number of the newest forward.
@@ -157,6 +164,7 @@ pub(super) struct Hand {
 }
 
 /// What a successor said when it had committed.
+#[derive(Clone, Hash)]
 pub(super) struct Decided {
     pub(super) checksum: u32,
     pub(super) chain_ver: u64,

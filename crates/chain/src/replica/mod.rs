@@ -17,6 +17,7 @@ mod source;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 
 use catena_types::{ChunkKey, ChunkStore, Code, Done, Failure, LocalState, TargetId, Time, Ver};
 use catena_wire::peer::{Body, PeerMsg};
@@ -32,6 +33,7 @@ use sink::Sink;
 use source::Source;
 
 /// One target's place in its chain. See the crate's documentation.
+#[derive(Clone)]
 pub struct Replica<P> {
     me: TargetId,
     config: Config,
@@ -64,6 +66,7 @@ pub struct Replica<P> {
 }
 
 /// Whether the target takes part at all.
+#[derive(Clone, Hash)]
 enum Condition {
     Running,
     Stopped,
@@ -71,6 +74,7 @@ enum Condition {
     Reopening,
 }
 
+#[derive(Clone, Hash)]
 struct Lease {
     until: Time,
     routing: u64,
@@ -382,5 +386,19 @@ impl<P: Clone> Replica<P> {
         }
         // Behind the forward: who is asked for what an update builds on must have seen that update.
         self.fetch_again(cx, peer);
+    }
+}
+
+/// Everything that decides what the replica does next: not the counters, and not the configuration, which never changes.
+impl<P: Hash> Hash for Replica<P> {
+    #[rustfmt::skip]
+    fn hash<H: Hasher>(&self, to: &mut H) {
+        // Every field by name: one that is forgotten here would make different replicas look equal.
+        let Replica {
+            me, config: _, condition, routing, lease, role, confirmed, chunks, sessions, reads, waiting, source, sink,
+            damage, kept, attempt, next_id, counters: _,
+        } = self;
+        (me, condition, routing, lease, role, confirmed, chunks, sessions).hash(to);
+        (reads, waiting, source, sink, damage, kept, attempt, next_id).hash(to);
     }
 }

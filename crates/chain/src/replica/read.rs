@@ -13,6 +13,7 @@ use crate::api::{ClientList, ClientRead, Command, Payload, RequestId};
 use crate::mutation::{Mutation, is};
 
 /// A read under way, by the id the engine and the tail know it by.
+#[derive(Clone, Hash)]
 pub(super) enum Reading {
     /// A client's read that waits for the tail's answer.
     Asking { read: ClientRead, asked_at: Time },

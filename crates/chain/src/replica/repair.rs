@@ -17,7 +17,7 @@ use crate::api::Payload;
 use crate::mutation::{Mutation, is};
 
 /// What is known of damage at this target.
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub(super) struct Damage {
     /// Chunks found damaged and not repaired since, with the version of which it is known.
     known: BTreeMap<ChunkKey, Ver>,

@@ -3,6 +3,7 @@
 use catena_types::{Chain, ChainVer, PublicState, TargetId};
 
 /// The chain as adopted, and this target's place in it.
+#[derive(Clone, Hash)]
 pub(super) struct Role {
     pub(super) chain: Chain,
     /// `None` if the target is not a member.

@@ -9,7 +9,7 @@ use catena_types::{ChunkKey, ChunkStore, Failure, Seq, SessionId, SessionRow, Ta
 
 use crate::mutation::{Mutation, is};
 
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub(super) struct Sessions {
     running: BTreeMap<Tag, ChunkKey>,
     rejected: BTreeMap<SessionId, (Seq, Failure)>,

@@ -12,7 +12,7 @@ use crate::api::Payload;
 use crate::mutation::{Mutation, is};
 
 /// State of a sink under one chain version.
-#[derive(Default)]
+#[derive(Clone, Default, Hash)]
 pub(super) struct Sink {
     /// Session rows were forgotten, as a resync does first.
     started: bool,
@@ -26,6 +26,7 @@ pub(super) struct Sink {
     syncs: BTreeMap<u64, Waiting>,
 }
 
+#[derive(Clone, Hash)]
 enum Waiting {
     Quiet,
     Install(ChunkKey),

@@ -17,6 +17,7 @@ use crate::api::Payload;
 use crate::mutation::{Mutation, is};
 
 /// State of a source under one chain version.
+#[derive(Clone, Hash)]
 pub(super) struct Source {
     sink: TargetId,
     /// Keys below are settled.
@@ -25,6 +26,7 @@ pub(super) struct Source {
     settled: u64,
 }
 
+#[derive(Clone, Hash)]
 enum Phase {
     /// Waits for what the sink holds from the cursor up to this key (empty: the end).
     Asking { to: Vec<u8> },

@@ -1,0 +1,29 @@
+//! Exhaustive exploration of a small chain: every order of every event, in every state the checks of the protocol.
+//!
+//! The replicas are `catena_chain`, the transitions of membership are `catena_cluster::next_chain`: the code that ships.
+//! Around them stand a disk, connections, a manager's ear and clients of which every choice is explored: what becomes
+//! durable when, what a crash keeps, who learns which routing when, which message arrives next. What must hold: a state
+//! that is equal in everything that decides its future has the same fingerprint, and no other has (but for the chance of
+//! two in 2^64).
+
+mod action;
+mod apply;
+mod check;
+mod disk;
+mod enabled;
+mod fingerprint;
+mod kill;
+mod ledger;
+mod links;
+mod members;
+mod plan;
+mod rules;
+mod search;
+mod state;
+mod target;
+
+pub use kill::{Kills, Part, kill_at_every_step};
+pub use ledger::Update;
+pub use plan::{BROKEN, Faults, LONG, Plan, SHORT};
+pub use rules::{Rule, Rules};
+pub use search::{Report, Violation, explore};
