@@ -296,6 +296,11 @@ fn look(disk: &MemDisk) -> Opened {
 }
 
 #[test]
+fn the_end_of_the_journal_is_written_again() {
+    direct::the_end_of_the_journal_is_written_again();
+}
+
+#[test]
 fn rot_in_the_last_append_undoes_a_commit() {
     direct::rot_in_the_last_append_undoes_a_commit();
 }
@@ -395,11 +400,13 @@ fn what_a_misdirected_write_to_the_journal_costs() {
 
         let hit = disk.fork();
         hit.poke(last, &vec![7; size]);
-        assert_eq!(versions(hit), (2, 3), "{kind:?}: the last append");
+        // In a store in place it only says that the one before it is durable.
+        let says = u64::from(kind == StoreKind::InPlace);
+        assert_eq!(versions(hit), (2 + says, 3 + says), "{kind:?}: the last append");
 
         let hit = disk.fork();
         hit.poke(second, &vec![7; room + size]);
-        assert_eq!(versions(hit), (1, 2), "{kind:?}: the last two");
+        assert_eq!(versions(hit), (1 + says, 2 + says), "{kind:?}: the last two");
     }
 }
 

@@ -21,9 +21,10 @@ const IMAGES: u64 = 6_000;
 
 type Hunter = (&'static str, fn());
 
-const HUNTERS: [Hunter; 11] = [
+const HUNTERS: [Hunter; 12] = [
     ("rot in data", rot_in_data),
     ("rot in metadata", rot_in_metadata),
+    ("an end of the journal that was torn", common::direct::the_end_of_the_journal_is_written_again),
     ("rot in the last append", common::direct::rot_in_the_last_append_undoes_a_commit),
     ("a close and an open", a_close_and_an_open),
     ("readers on a slow disk", readers_on_a_slow_disk),

@@ -96,11 +96,36 @@ pub fn rot_in_the_last_append_undoes_a_commit() {
     let mut done = Vec::new();
     (0..20).for_each(|_| store.turn(0, &mut done));
     assert!(done.iter().any(|d| matches!(d, Done::Staged { key, .. } if *key == other)), "{done:?}");
-    let data = store.params().data_offset() / 4096;
-    let rotten = disk.blocks().into_iter().find(|&b| b >= data && disk.peek(b * 4096, 4096) == [3; 4096]).unwrap();
-    disk.poke(rotten * 4096, &[0; 4096]);
-    let mut store = open(disk.fork());
+    let mut store = open(without(&store, &disk, 3));
     let ver = store.meta(&chunk).unwrap().commit_ver();
     assert!(store.meta(&other).is_none(), "the update that rotted was not known durable");
     assert_eq!(read(&mut store, &chunk, ver).unwrap(), [1; 8192][..], "version {ver}");
+}
+
+/// A copy of the disk on which the data block full of `byte` is lost.
+fn without(store: &CowStore<MemDisk>, disk: &MemDisk, byte: u8) -> MemDisk {
+    let data = store.params().data_offset() / 4096;
+    let lost = disk.blocks().into_iter().find(|&b| b >= data && disk.peek(b * 4096, 4096) == [byte; 4096]).unwrap();
+    let disk = disk.fork();
+    disk.poke(lost * 4096, &[0; 4096]);
+    disk
+}
+
+/// Two updates share the last append of the journal, and the data of the later one is not there: the earlier one stays,
+/// also when life goes on behind it and the target is opened once more.
+pub fn the_end_of_the_journal_is_written_again() {
+    for kind in [StoreKind::Cow, StoreKind::InPlace] {
+        let (mut store, disk) = super::fresh(kind, 64, 40);
+        for (name, byte) in [("a", 1), ("b", 2)] {
+            store.stage(request(&key(name), 1, Op::write(0, 4096), &[byte; 4096])).unwrap();
+        }
+        turns(&mut store);
+        let disk = without(&store, &disk, 2);
+        let mut store = open(disk.clone());
+        let there = |store: &CowStore<MemDisk>| ["a", "b", "c"].map(|name| store.meta(&key(name)).is_some());
+        assert_eq!((there(&store), store.recovery().dropped), ([true, false, false], 1), "{kind:?}");
+        write(&mut store, &key("c"), 1, Op::write(0, 4096), &[3; 4096]);
+        let store = open(disk.fork());
+        assert_eq!((there(&store), store.recovery().dropped), ([true, false, true], 0), "{kind:?}");
+    }
 }
