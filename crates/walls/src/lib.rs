@@ -4,9 +4,11 @@
 //! never failed proves nothing.
 
 mod layers;
+mod named;
 mod source;
 mod strip;
 
 pub use layers::{check_dependency, check_name};
+pub use named::{exists, tests_in, tests_named};
 pub use source::{Violation, check_source, is_test_file};
 pub use strip::strip;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use catena_walls::{check_dependency, check_name, check_source};
+use catena_walls::{check_dependency, check_name, check_source, exists, tests_in, tests_named};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
@@ -62,4 +62,16 @@ fn crates_depend_only_on_the_layers_below() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn every_test_named_in_the_documentation_exists() {
+    let root = root();
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let tests: Vec<String> = files.iter().flat_map(|file| tests_in(&std::fs::read_to_string(file).unwrap())).collect();
+    let named = tests_named(&std::fs::read_to_string(root.join("docs/testing.md")).unwrap());
+    assert!(named.len() > 100, "only {} tests are named in docs/testing.md", named.len());
+    let missing: Vec<&String> = named.iter().filter(|name| !exists(name, &tests)).collect();
+    assert!(missing.is_empty(), "docs/testing.md names tests that do not exist: {missing:?}");
 }

@@ -1,5 +1,6 @@
 //! Stories of a chain: what the protocol promises, one test each.
 
+mod peers;
 mod repair;
 mod repair_resync;
 mod repair_updates;

@@ -270,6 +270,16 @@ impl Target {
             self.finish_one();
         }
     }
+    pub fn finish_one_if_any(&mut self) {
+        if !self.store.pending.is_empty() {
+            self.finish_one();
+        }
+    }
+    /// Puts a committed version there.
+    pub fn hold(&mut self, name: &str, committed: Committed, bytes: &[u8]) {
+        let meta = ChunkMeta { chunk_size: 4096, committed: Some(committed), staged: None };
+        self.store.chunks.insert(key(name), Chunk { meta, committed: bytes.to_vec(), staged: Vec::new(), whole: false });
+    }
     pub fn finish_one(&mut self) {
         let done = self.store.pending.remove(0);
         if let Done::Staged { key, ver, .. } = &done

@@ -67,6 +67,7 @@ fn plans(args: &Args, limit: usize) -> bool {
         let found = explore::explore(plan, limit);
         let cpu = cpu_seconds() - begun;
         let Plan { name, targets, chunks, updates, faults, .. } = plan;
+        let name = format!("{name}{}", if plan.prompt { " ¹" } else { "" });
         let states = format!("{}{}", found.states, if found.complete { "" } else { " (not all)" });
         let (updates, steps, depth, rests) = (updates.len(), found.steps, found.depth, found.rests);
         println!("| {name} | {targets} | {chunks} | {updates} | {faults} | {states} | {steps} | {depth} | {rests} | {cpu:.1} |");

@@ -11,6 +11,9 @@ use super::state::State;
 
 /// Every step that is possible.
 pub(super) fn steps(state: &State, plan: &Plan) -> Vec<Step> {
+    if let Some(action) = prompt(state).filter(|_| plan.prompt) {
+        return vec![Step { action, full: false, resend: false }];
+    }
     let mut found = Found { steps: Vec::new(), full: state.left.full > 0 };
     of_clients(state, plan, &mut found);
     of_targets(state, &mut found);
@@ -18,6 +21,20 @@ pub(super) fn steps(state: &State, plan: &Plan) -> Vec<Step> {
     of_the_manager(state, plan, &mut found);
     faults(state, plan, &mut found);
     found.steps
+}
+
+/// What happens before anything else, where a plan says so.
+fn prompt(state: &State) -> Option<Action> {
+    let open = |t| state.target(t).replica.as_ref();
+    let reads = state.ids().find(|&t| state.target(t).disk.may_read()).map(|t| Action::EndRead(t as u8));
+    let news = |t: &TargetId| open(*t).is_some_and(|r| state.members().is_news(*t, &r.report(), state.target(*t).opening));
+    let beats = || state.ids().find(news).map(|t| Action::Beat(t as u8));
+    let pairs = || state.ids().flat_map(|a| state.ids().map(move |b| (a, b)));
+    let waits = |&(a, b): &(TargetId, TargetId)| {
+        matches!(state.link(a, b).conn, Conn::Connecting(_)) && open(a).is_some() && open(b).is_some()
+    };
+    let connects = || pairs().find(waits).map(|(a, b)| Action::Connect(a as u8, b as u8));
+    reads.or_else(beats).or_else(connects)
 }
 
 struct Found {

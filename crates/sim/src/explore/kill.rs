@@ -81,6 +81,7 @@ const PLAN: Plan = Plan {
     updates: WRITES,
     faults: Faults { crash: 2, power: 0, stop: 0, lease: 0, cut: 0, full: 0, resend: 0, copy: 0, give_up: 0, read: 0, swap: 0 },
     late_routing: false,
+    prompt: false,
     off: Rules::NONE,
 };
 
