@@ -111,7 +111,8 @@ impl Contents {
 
     /// Nothing ever rotted. Says whether something had.
     pub(crate) fn heal(&mut self) -> bool {
-        self.chunks.values_mut().fold(false, |any, c| std::mem::take(&mut c.rotten) != (false, false) || any)
+        let healed = self.chunks.values_mut().filter(|c| c.rotten != (false, false));
+        healed.map(|c| c.rotten = (false, false)).count() > 0
     }
 
     fn forget_if_empty(&mut self, key: &ChunkKey) {

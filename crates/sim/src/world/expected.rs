@@ -108,7 +108,13 @@ impl Coverage {
         let named = |prefix: &'static str, names: &[&'static str]| -> Vec<String> {
             names.iter().map(|name| format!("{prefix}{name}")).collect()
         };
-        let all = [named("code ", CODES), named("counter ", COUNTERS), named("move ", MOVES), named("", OTHERS), named("fault ", &KINDS)];
+        let all = [
+            named("code ", CODES),
+            named("counter ", COUNTERS),
+            named("move ", MOVES),
+            named("", OTHERS),
+            named("fault ", &KINDS),
+        ];
         all.concat().into_iter().filter(|name| self.get(name) == 0).collect()
     }
 }
