@@ -111,11 +111,8 @@ impl Contents {
 
     /// Nothing ever rotted. Says whether something had.
     pub(crate) fn heal(&mut self) -> bool {
-        let mut any = false;
-        for chunk in self.chunks.values_mut() {
-            any |= std::mem::take(&mut chunk.rotten) != (false, false);
-        }
-        any
+        let healed = self.chunks.values_mut().filter(|c| c.rotten != (false, false));
+        healed.map(|c| c.rotten = (false, false)).count() > 0
     }
 
     fn forget_if_empty(&mut self, key: &ChunkKey) {

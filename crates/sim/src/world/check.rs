@@ -159,6 +159,7 @@ impl World {
                 Some(Err(e)) => return self.fail(Rule::Space, e),
                 None => continue,
             };
+            self.check_left(node, slot, &left);
             let told = [(Rule::AckedSurvives, &self.checks.acked), (Rule::ReadSurvives, &self.checks.read)];
             let lost = told.into_iter().find_map(|(rule, told)| {
                 let lost = |k: &&ChunkKey| told.get(*k).is_some_and(|v| left.newest(k) < *v);

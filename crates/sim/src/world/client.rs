@@ -337,7 +337,7 @@ impl World {
             None => {
                 let bytes = payload.map(|p| p.data).unwrap_or_default();
                 if let Event::Read(read) = &request.event {
-                    let good = self.ledger.compare(&read.key, reply.ver, read.offset, &bytes);
+                    let good = self.ledger.compare(&read.key, (reply.ver, None), read.offset, &bytes);
                     self.fail_if(good);
                 }
                 Answered::Read(reply, bytes)

@@ -7,7 +7,7 @@ use catena_arena::Arena;
 use catena_chain::Replica;
 use catena_engine::disk::mem::MemDisk;
 use catena_engine::{Background, CowStore, Params, ScrubStatus, StoreKind};
-use catena_types::{ChunkKey, ChunkMeta, ChunkStore, Code, Done, Time, Ver};
+use catena_types::{ChunkKey, ChunkMeta, ChunkStore, Code, Done, Tag, Time, Ver};
 
 use super::plan::Plan;
 use super::rot::Rot;
@@ -30,6 +30,8 @@ pub(super) struct Disk {
 pub(super) struct Left {
     chunks: BTreeMap<ChunkKey, Ver>,
     floor: Ver,
+    /// Every version on a real disk, with its bytes if they are good.
+    pub(super) bytes: Vec<(ChunkKey, (Ver, Tag), Option<Bytes>)>,
 }
 
 impl Left {
@@ -117,13 +119,22 @@ impl Medium {
                 Medium::Real(Disk { disk, data: *data })
             }
         };
-        let store = copy.open(1, Rng::new(0))?;
+        let mut store = copy.open(1, Rng::new(0))?;
         let (chunks, floor) = (store.chunks().scan(b"", 1000), store.chunks().remove_floor());
         let newest = |meta: ChunkMeta| {
             let committed = meta.committed.map_or(floor, |c| c.ver);
             committed.max(meta.staged.filter(|s| s.durable).map_or(0, |s| s.ver))
         };
-        Ok(Left { chunks: chunks.into_iter().map(|(key, meta)| (key, newest(meta))).collect(), floor })
+        let mut bytes = Vec::new();
+        if let Store::Real(_) = &store {
+            for (key, meta) in &chunks {
+                let staged = meta.staged.filter(|s| s.durable && !s.remove).map(|s| (s.ver, s.tag, s.len));
+                for (ver, tag, len) in meta.committed.map(|c| (c.ver, c.tag, c.len)).into_iter().chain(staged) {
+                    bytes.push((key.clone(), (ver, tag), store.bytes(1, key, ver, len)));
+                }
+            }
+        }
+        Ok(Left { chunks: chunks.into_iter().map(|(key, meta)| (key, newest(meta))).collect(), floor, bytes })
     }
 
     /// Opens the store on it.

@@ -60,15 +60,21 @@ impl Ledger {
         self.contents.insert(name, bytes.into());
     }
 
-    /// Whether `bytes` are those at `offset` of this version, as far as is known.
+    /// Whether `bytes` are those at `offset` of this version, made by that update if it is named, as far as is known.
     ///
     /// # Errors
     /// They are not.
-    pub(super) fn compare(&self, key: &ChunkKey, ver: Ver, offset: u32, bytes: &[u8]) -> Result<(), Violation> {
-        let range =
-            (key.clone(), ver, Tag::default())..=(key.clone(), ver, Tag { client: u64::MAX, channel: u32::MAX, seq: u64::MAX });
-        let tag = self.by_version.get(&(key.clone(), ver));
-        let mut known = self.contents.range(range).filter(|((.., t), _)| tag.is_none_or(|tag| t == tag)).peekable();
+    pub(super) fn compare(
+        &self,
+        key: &ChunkKey,
+        (ver, tag): (Ver, Option<Tag>),
+        offset: u32,
+        bytes: &[u8],
+    ) -> Result<(), Violation> {
+        let last = Tag { client: u64::MAX, channel: u32::MAX, seq: u64::MAX };
+        let tag = tag.or_else(|| self.by_version.get(&(key.clone(), ver)).copied());
+        let range = (key.clone(), ver, tag.unwrap_or_default())..=(key.clone(), ver, tag.unwrap_or(last));
+        let mut known = self.contents.range(range).peekable();
         let fits = |all: &Bytes| all.get(offset as usize..).is_some_and(|rest| rest.starts_with(bytes)) || bytes.is_empty();
         if known.peek().is_none() || known.any(|(_, all)| fits(all)) {
             return Ok(());
@@ -166,7 +172,7 @@ impl ChunkStore for Recorded<'_> {
             let text = format!("a serving target replaces {key} {held:?} by {committed:?}");
             self.broken.get_or_insert(Rule::Versions.broken(text));
         }
-        if let Err(broken) = self.ledger.compare(key, committed.ver, 0, &payload) {
+        if let Err(broken) = self.ledger.compare(key, (committed.ver, Some(committed.tag)), 0, &payload) {
             self.broken.get_or_insert(broken);
         }
         self.store.install(id, key, size, committed, payload)

@@ -11,6 +11,7 @@ mod disk;
 mod expected;
 mod faults;
 mod ledger;
+mod links;
 mod list;
 mod manager;
 mod net;

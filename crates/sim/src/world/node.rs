@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use catena_chain::{Command, Event, Replica, RequestId, answers};
+use catena_chain::{Command, Event, Replica, RequestId};
 use catena_engine::{Background, StoreKind};
-use catena_types::{ChainVer, ChunkKey, Code, LocalState, PublicState, Routing, Tag, TargetId, Time, Ver};
+use catena_types::{ChainVer, ChunkKey, Code, Done, LocalState, PublicState, Routing, Tag, TargetId, Time, Ver};
 use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, RegisterReply, RegisterRequest, TargetOffer, TargetReport};
 use catena_wire::peer::Body;
 
@@ -17,14 +17,14 @@ use super::client::Request;
 use super::disk::{Left, Medium, Store};
 use super::ledger::Recorded;
 use super::manager::MANAGER;
-use super::net::{DOWN, Frame, Link, Place, UP};
+use super::net::DOWN;
 use super::rot::Rot;
 use super::{Ev, MS, Rule, Violation, World};
 use crate::mutation::{Mutation, is};
 
 pub(super) struct Node {
     pub(super) slots: Vec<Slot>,
-    process: Option<Process>,
+    pub(super) process: Option<Process>,
     /// Client requests that wait here.
     pub(super) requests: BTreeMap<RequestId, Request>,
     pub(super) paused_until: Time,
@@ -37,13 +37,13 @@ pub(super) struct Node {
     pub(super) late_until: Time,
 }
 
-struct Process {
+pub(super) struct Process {
     number: u64,
-    incarnation: u64,
+    pub(super) incarnation: u64,
     beat: u64,
     stopping: bool,
     /// Newest routing each shard has.
-    routing: Vec<Option<Arc<Routing>>>,
+    pub(super) routing: Vec<Option<Arc<Routing>>>,
     /// Shards that hear of no routing until then.
     deaf: Vec<Time>,
 }
@@ -61,6 +61,8 @@ pub(super) struct Slot {
     pub(super) rot: Rot,
     /// What was on the disk when it was closed last.
     left: Option<Left>,
+    /// It has rotted at some time.
+    pub(super) rotted: bool,
     /// Newest chain version that it has adopted.
     adopted: ChainVer,
     /// The disk it should have, while an empty one is in its place.
@@ -159,7 +161,7 @@ impl Node {
         self.process.as_ref().map(|p| p.number)
     }
 
-    fn is(&self, process: u64) -> bool {
+    pub(super) fn is(&self, process: u64) -> bool {
         self.process() == Some(process)
     }
 }
@@ -177,7 +179,19 @@ impl World {
                     Ok(medium) => {
                         let (shard, rot) = (t as u32 % self.plan.shards, Rot::default());
                         let (open, left, spare) = (None, None, None);
-                        slots.push(Slot { shard, uuid, id: 0, medium, open, open_count: 0, rot, left, adopted: 0, spare });
+                        slots.push(Slot {
+                            shard,
+                            uuid,
+                            id: 0,
+                            medium,
+                            open,
+                            open_count: 0,
+                            rot,
+                            left,
+                            rotted: false,
+                            adopted: 0,
+                            spare,
+                        });
                     }
                     Err(e) => self.fail(Rule::Space, e),
                 }
@@ -291,12 +305,37 @@ impl World {
         let s = &mut self.nodes[node].slots[slot];
         if let Some(mut open) = s.open.take() {
             s.medium = how(&mut open.store);
-            match s.look() {
-                Ok(_) if s.spare.is_some() => {}
-                Ok(left) => s.left = Some(left),
-                Err(e) => self.fail(Rule::Space, e),
-            }
+            let found = s.look();
             self.coverage.replica(open.replica.counters());
+            self.keep_left(node, slot, found);
+        }
+    }
+
+    /// What a closed disk holds is good, to the byte, and kept for the checks.
+    fn keep_left(&mut self, node: usize, slot: usize, found: Result<Left, String>) {
+        match found {
+            Err(e) => self.fail(Rule::Space, e),
+            Ok(_) if self.nodes[node].slots[slot].spare.is_some() => {}
+            Ok(left) => {
+                self.check_left(node, slot, &left);
+                self.nodes[node].slots[slot].left = Some(left);
+            }
+        }
+    }
+
+    /// Invariant 11 of a copy of a disk that has never rotted: every version is there, byte for byte.
+    pub(super) fn check_left(&mut self, node: usize, slot: usize, left: &Left) {
+        let s = &self.nodes[node].slots[slot];
+        for (key, (ver, tag), bytes) in left.bytes.iter().filter(|_| !s.rotted) {
+            let good =
+                match bytes {
+                    Some(bytes) => self.ledger.compare(key, (*ver, Some(*tag)), 0, bytes),
+                    None => Err(Rule::GoodBytes
+                        .broken(format!("a copy of the disk of target {} has bad bytes as {key} version {ver}", s.id))),
+                };
+            if let Err(Violation { rule, text }) = good {
+                return self.fail(rule, text);
+            }
         }
     }
 
@@ -346,10 +385,8 @@ impl World {
         if let Some(Spare { medium, uuid, rot }) = s.spare.take() {
             (s.medium, s.uuid, s.rot) = (medium, uuid, rot);
         }
-        match self.nodes[node].slots[slot].look() {
-            Ok(left) => self.nodes[node].slots[slot].left = Some(left),
-            Err(e) => self.fail(Rule::Space, e),
-        }
+        let found = self.nodes[node].slots[slot].look();
+        self.keep_left(node, slot, found);
         let routing = self.manager.routing();
         self.spare_the_last(&routing);
         self.after(20 * MS, Ev::Start { node });
@@ -406,6 +443,9 @@ impl World {
         let id = self.nodes[node].slots[slot].id;
         self.note_event(id, &event);
         self.nodes[node].slots[slot].expect(&event);
+        if matches!(event, Event::Done(Done::Damaged { .. })) && !self.nodes[node].slots[slot].rotted {
+            self.fail(Rule::GoodBytes, format!("target {id} finds damage on a disk that never rotted: {event:?}"));
+        }
         let Some(open) = &mut self.nodes[node].slots[slot].open else { return };
         let before = *open.replica.counters();
         let mut out = Vec::new();
@@ -529,154 +569,6 @@ impl World {
         open.tick = Time::MAX;
         self.give(node, slot, Event::Tick);
     }
-
-    // Peers.
-
-    /// The shard of a target that is peer of this slot, as the shard's routing says.
-    fn place_of(&self, node: usize, slot: usize, target: TargetId) -> Option<Place> {
-        let shard = self.nodes[node].slots[slot].shard;
-        let routing = self.nodes[node].process.as_ref()?.routing[shard as usize].as_ref()?;
-        let info = routing.target(target)?;
-        Some((info.node as usize - 1, info.shard))
-    }
-
-    fn send(&mut self, node: usize, slot: usize, frame: Frame) {
-        let here = (node, self.nodes[node].slots[slot].shard);
-        let Some(there) = self.place_of(node, slot, frame.0.to) else { return self.coverage.hit("send to nowhere") };
-        let delay = self.rng.delay(self.plan.net);
-        self.strike_step(&frame, here, there);
-        if answers(&frame.0) {
-            if let Some(&conn) = self.net.accepted.get(&(here, there)) {
-                self.put(conn, UP, delay, frame);
-            }
-            return;
-        }
-        match self.net.links.get_mut(&(here, there)) {
-            Some(Link::Up(conn)) => {
-                let conn = *conn;
-                self.put(conn, DOWN, delay, frame);
-            }
-            Some(Link::Connecting(waiting)) => waiting.push(frame),
-            None => {
-                self.net.links.insert((here, there), Link::Connecting(vec![frame]));
-                self.connect(here, there);
-            }
-        }
-    }
-
-    fn put(&mut self, conn: u64, lane: usize, delay: Time, frame: Frame) {
-        if let Some(at) = self.net.put(conn, lane, self.now + delay, frame) {
-            self.at(at, Ev::Pump { conn, lane });
-        }
-        if !self.faults_stopped && self.plan.break_one_in > 0 && self.rng.below(self.plan.break_one_in) == 0 {
-            self.coverage.hit("fault link break at a frame");
-            let wait = self.rng.delay(self.plan.net);
-            self.at(self.now + wait, Ev::Break { conn });
-        }
-    }
-
-    fn connect(&mut self, from: Place, to: Place) {
-        if let Some(process) = self.nodes[from.0].process() {
-            self.after(self.plan.net * 2, Ev::Connect { from, to, process });
-        }
-    }
-
-    pub(super) fn on_connect(&mut self, from: Place, to: Place, process: u64) {
-        if !self.nodes[from.0].is(process) || !matches!(self.net.links.get(&(from, to)), Some(Link::Connecting(_))) {
-            return;
-        }
-        // A node accepts links once the manager has said who it is: before, it could only drop what comes on them.
-        let there = self.nodes[to.0].process.as_ref().filter(|p| p.incarnation != 0).and_then(|_| self.nodes[to.0].process());
-        match there.filter(|_| !self.blocked(from.0, to.0) && !self.blocked(to.0, from.0)) {
-            Some(other) => {
-                let conn = self.net.open(from, to, (process, other));
-                self.after(self.plan.net, Ev::Connected { conn, from, to, process });
-            }
-            None => self.after(20 * MS, Ev::Connect { from, to, process }),
-        }
-    }
-
-    pub(super) fn on_connected(&mut self, id: u64, from: Place, to: Place, process: u64) {
-        if !self.nodes[from.0].is(process) {
-            return;
-        }
-        let Some(link @ Link::Connecting(_)) = self.net.links.get_mut(&(from, to)) else { return };
-        // The other side may have gone, or have accepted a later one, while the answer was on its way.
-        let good = self.net.conns.get(&id).is_some_and(|c| !c.broken);
-        if !good || self.net.accepted.get(&(to, from)) != Some(&id) {
-            return self.connect(from, to);
-        }
-        let Link::Connecting(waiting) = std::mem::replace(link, Link::Up(id)) else { return };
-        self.coverage.hit("connected");
-        for frame in waiting {
-            let delay = self.rng.delay(self.plan.net);
-            self.put(id, DOWN, delay, frame);
-        }
-        self.tell_link_up(from, to);
-    }
-
-    fn tell_link_up(&mut self, from: Place, to: Place) {
-        let routing = self.nodes[from.0].process.as_ref().and_then(|p| p.routing[from.1 as usize].clone());
-        let Some(routing) = routing else { return };
-        for slot in 0..self.nodes[from.0].slots.len() {
-            let s = &self.nodes[from.0].slots[slot];
-            let chain = routing.target(s.id).filter(|_| s.shard == from.1).and_then(|t| routing.chain(t.chain));
-            let Some(chain) = chain else { continue };
-            let there = |t: &TargetId| routing.target(*t).is_some_and(|i| (i.node as usize - 1, i.shard) == to);
-            let peers: Vec<TargetId> = chain.members.iter().map(|m| m.target).filter(there).collect();
-            for peer in peers {
-                self.give(from.0, slot, Event::LinkUp { peer });
-            }
-        }
-    }
-
-    pub(super) fn on_notice(&mut self, id: u64, opener: bool) {
-        let Some(conn) = self.net.conns.get_mut(&id) else { return };
-        conn.broken = true;
-        let (from, to) = (conn.opener, conn.acceptor);
-        if opener {
-            if matches!(self.net.links.get(&(from, to)), Some(Link::Up(up)) if *up == id) {
-                self.net.links.insert((from, to), Link::Connecting(Vec::new()));
-                self.connect(from, to);
-            }
-        } else if self.net.accepted.get(&(to, from)) == Some(&id) {
-            self.net.accepted.remove(&(to, from));
-        }
-    }
-
-    /// The first frame of a lane arrives, if it is still wanted.
-    pub(super) fn on_pump(&mut self, id: u64, lane: usize) {
-        let now = self.now;
-        let Some(conn) = self.net.conns.get_mut(&id) else { return };
-        let (from, to) = if lane == DOWN { (conn.opener, conn.acceptor) } else { (conn.acceptor, conn.opener) };
-        let receiver = if lane == DOWN { conn.processes.1 } else { conn.processes.0 };
-        if self.net.blocked.contains(&(from.0, to.0)) && !conn.lanes[lane].queue.is_empty() {
-            return self.at(now + 10 * MS, Ev::Pump { conn: id, lane });
-        }
-        let queue = &mut conn.lanes[lane];
-        let due = queue.queue.front().is_some_and(|(at, _)| *at <= now);
-        let frame = if due { queue.queue.pop_front() } else { None };
-        let next = queue.queue.front().map(|(at, _)| *at);
-        queue.pumping = next.is_some();
-        let broken = conn.broken;
-        if let Some(at) = next {
-            self.at(at, Ev::Pump { conn: id, lane });
-        }
-        let current = match lane {
-            DOWN => self.net.accepted.get(&(to, from)) == Some(&id),
-            _ => matches!(self.net.links.get(&(to, from)), Some(Link::Up(up)) if *up == id),
-        };
-        let Some((_, (msg, payload))) = frame.filter(|_| !broken && self.nodes[to.0].is(receiver)) else { return };
-        if !current && !is(Mutation::OldConnections) {
-            return self.coverage.hit("frame fenced");
-        }
-        let slot = self.nodes[to.0].slots.iter().position(|s| s.id == msg.to && s.shard == to.1 && s.open.is_some());
-        if let Some(slot) = slot {
-            self.give(to.0, slot, Event::Peer { msg, payload });
-        }
-    }
-
-    // The manager.
 
     pub(super) fn on_beat(&mut self, node: usize, process: u64) {
         if !self.nodes[node].is(process) {

@@ -95,7 +95,7 @@ impl World {
                 self.now += 2;
                 let outcome = match held {
                     Some((_, Some(c), Some(bytes))) => {
-                        self.fail_if(self.ledger.compare(&key, c.ver, 0, &bytes));
+                        self.fail_if(self.ledger.compare(&key, (c.ver, Some(c.tag)), 0, &bytes));
                         Outcome::Read { bytes, seen: Seen { ver: Some(c.ver), len: Some(c.len), checksum: Some(c.checksum) } }
                     }
                     Some((_, Some(c), None)) => {

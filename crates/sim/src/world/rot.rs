@@ -86,6 +86,7 @@ impl World {
             return self.coverage.hit("rot held back");
         }
         let s = &mut self.nodes[node].slots[slot];
+        s.rotted = true;
         let (struck, what) = match &mut s.open {
             Some(open) => (open.store.rot(&mut s.rot, one_in, &mut self.rng), "rot while open"),
             None => (s.medium.rot(&mut s.rot, one_in, &mut self.rng), "rot while closed"),
