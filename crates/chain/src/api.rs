@@ -6,6 +6,7 @@
 
 use catena_types::{Chain, ChunkKey, Done, LocalState, Op, Precondition, Tag, TargetId, Time};
 use catena_wire::client::{ListReply, ReadReply, UpdateReply};
+use catena_wire::manager::SyncProgress;
 use catena_wire::peer::PeerMsg;
 
 /// The driver's name for a client request that waits for its reply; unique among those open at this target.
@@ -20,8 +21,20 @@ pub struct Config {
     pub page_chunks: usize,
     /// Chunks brought up to date at the same time.
     pub sync_window: usize,
+    /// Bytes of chunks that a resync sends per second, at most; 0: as fast as it goes. Where clients' requests are in
+    /// progress it sends one chunk at a time, whatever this says.
+    pub sync_rate: u64,
+    /// How often a resync tries again to read a chunk that no replica can read, before it goes on without it.
+    pub unreadable_tries: u32,
+    /// Pause before each such try, in nanoseconds.
+    pub unreadable_retry: Time,
+    /// Bytes of payload on their way to the successor that it has not staged, about; a larger update passes too.
+    pub forward_window: u64,
     /// Session rows in one message.
     pub session_batch: usize,
+    /// A session that was not used for this long is forgotten, in nanoseconds; 0: never. Longer than any copy of a request
+    /// can be on its way.
+    pub session_ttl: Time,
     /// Damaged chunks repaired at the same time, those apart that an update waits for.
     pub repair_window: usize,
     /// More damaged chunks than this since the target was opened: its disk is failing, and so the target.
@@ -34,7 +47,12 @@ impl Default for Config {
             query_retry: 200_000_000,
             page_chunks: 512,
             sync_window: 8,
+            sync_rate: 0,
+            unreadable_tries: 3,
+            unreadable_retry: 1_000_000_000,
+            forward_window: 64 << 20,
             session_batch: 512,
+            session_ttl: 24 * 3600 * 1_000_000_000,
             repair_window: 4,
             max_damaged: 1000,
         }
@@ -138,7 +156,7 @@ pub enum Event<P> {
     Peer {
         /// The message.
         msg: PeerMsg,
-        /// What came with a `Forward`, `SyncPut` or `Fetched`, verified.
+        /// What came with a `Forward`, `SyncPut`, `SyncPart` or `Fetched`, verified.
         payload: Option<Payload<P>>,
     },
     /// There is a new connection to the shard of this target: what was sent on an older one may be lost.
@@ -200,7 +218,10 @@ pub enum Command<P> {
 /// Whether a message is an answer, which travels back up the connection its request came down.
 pub fn answers(msg: &PeerMsg) -> bool {
     use catena_wire::peer::Body::*;
-    matches!(msg.body, Some(Reply(_) | Reject(_) | Answer(_) | Page(_) | Synced(_) | SyncDoneReply(_) | Fetched(_)))
+    matches!(
+        msg.body,
+        Some(Reply(_) | Reject(_) | Credit(_) | Answer(_) | Page(_) | Synced(_) | Sums(_) | SyncDoneReply(_) | Fetched(_))
+    )
 }
 
 /// What a heartbeat says about a target.
@@ -212,57 +233,84 @@ pub struct Report {
     pub chain_ver: u64,
     /// As source: why the sync under `chain_ver` was given up; empty if it was not.
     pub sync_failed: String,
-    /// As source: chunks settled under `chain_ver`.
-    pub synced_chunks: u64,
+    /// As source: how far the resync under `chain_ver` is.
+    pub sync: Option<SyncProgress>,
     /// Why the target has failed; empty if it has not.
     pub failed: String,
 }
 
-/// How often things happened that should be rare, and how often rules were used. Names are stable: they are metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// How often things happened that should be rare, and how often rules were used. Names are stable: they are metrics.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// Every counter with its name.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name)),*]
+            }
+        }
+    };
+}
+
+counters! {
     /// Updates committed here.
-    pub commits: u64,
+    commits,
     /// Updates rejected by this target or downstream.
-    pub rejects: u64,
+    rejects,
     /// Rejects dropped because a newer attempt was on its way.
-    pub stale_rejects: u64,
+    stale_rejects,
     /// Forwards sent.
-    pub forwards: u64,
+    forwards,
     /// Forwards sent again (new chain version or new link).
-    pub reforwards: u64,
+    reforwards,
+    /// Forwards that waited for room in the window.
+    held_forwards,
     /// Reads served from a clean chunk.
-    pub clean_reads: u64,
+    clean_reads,
     /// Reads that asked the tail.
-    pub asked_reads: u64,
+    asked_reads,
     /// Version queries answered.
-    pub answers: u64,
+    answers,
     /// Answers that matched nothing held here: asked again.
-    pub odd_answers: u64,
+    odd_answers,
     /// Messages dropped because they were of another chain version.
-    pub dropped_versions: u64,
+    dropped_versions,
     /// Messages that no correct peer sends in this state.
-    pub protocol_errors: u64,
+    protocol_errors,
     /// Updates answered from the session table.
-    pub repeats: u64,
+    repeats,
+    /// Sessions forgotten because nobody used them.
+    sessions_expired,
     /// Staged updates driven on by a revived member.
-    pub rolled_forward: u64,
+    rolled_forward,
     /// Chunks sent whole by resync.
-    pub sync_puts: u64,
+    sync_puts,
     /// Chunks removed by resync.
-    pub sync_drops: u64,
+    sync_drops,
     /// Chunks found equal by resync.
-    pub sync_equal: u64,
+    sync_equal,
+    /// Chunks of which resync sent the blocks that differ.
+    sync_patches,
+    /// Of these, chunks that were then sent whole: what the sink holds is not what it seemed.
+    sync_refused,
+    /// Bytes of chunks that resync sent.
+    sync_bytes,
+    /// Chunks that resync could not send, because nobody can read them: they are held as damaged.
+    sync_lost,
     /// Replies whose checksum differed from ours.
-    pub divergences: u64,
+    divergences,
     /// Reports of damaged chunks here.
-    pub damaged: u64,
+    damaged,
     /// Chunks repaired from a neighbour.
-    pub repairs: u64,
+    repairs,
     /// Attempts at a repair that ended without one: no neighbour had the version, or there was no room for it.
-    pub unrepaired: u64,
+    unrepaired,
     /// Updates staged again after what they build on had been repaired.
-    pub restaged: u64,
+    restaged,
     /// Chunks sent to a neighbour whose own copy was damaged.
-    pub fetches_served: u64,
+    fetches_served,
 }

@@ -295,6 +295,7 @@ fn peer_events() -> Vec<Make> {
         ("reply, other checksum", |t| peer(t, t.id + 1, reply(2, 1, b"odd"), b"")),
         ("reject, newest attempt", |t| peer(t, t.id + 1, reject(2, 1, 1), b"")),
         ("reject, older attempt", |t| peer(t, t.id + 1, reject(2, 1, 0), b"")),
+        ("credit", |t| peer(t, t.id + 1, Body::Credit(Credit { attempts: vec![1] }), b"")),
         ("query", |t| peer(t, 1, Body::Query(Query { id: 5, key: b"k".to_vec() }), b"")),
         ("confirm", |t| peer(t, t.id - 1, Body::Confirm(Confirm {}), b"")),
         ("sync page", |t| peer(t, t.id - 1, Body::SyncPage(SyncPage::default()), b"")),
@@ -302,11 +303,32 @@ fn peer_events() -> Vec<Make> {
             let committed = Committed { ver: 3, chain_ver: 4, len: 3, checksum: crc::crc32c(b"put"), tag: tag(8, 1) };
             peer(t, t.id - 1, Body::SyncPut(SyncPut { key: b"k".to_vec(), chunk_size: 4096, committed }), b"put");
         }),
+        ("sync sums", |t| peer(t, t.id - 1, Body::SyncSums(SyncSums { id: 3, key: b"k".to_vec() }), b"")),
+        ("sync patch, a part missing", |t| {
+            let committed = Committed { ver: 3, chain_ver: 4, len: 3, checksum: crc::crc32c(b"put"), tag: tag(8, 1) };
+            peer(t, t.id - 1, Body::SyncPatch(SyncPatch { id: 3, key: b"k".to_vec(), committed, parts: 1 }), b"");
+        }),
+        ("sync part and patch", |t| {
+            let committed = Committed { ver: 3, chain_ver: 4, len: 3, checksum: crc::crc32c(b"put"), tag: tag(8, 1) };
+            peer(t, t.id - 1, Body::SyncPart(SyncPart { id: 3, key: b"k".to_vec(), offset: 0 }), b"put");
+            peer(t, t.id - 1, Body::SyncPatch(SyncPatch { id: 3, key: b"k".to_vec(), committed, parts: 1 }), b"");
+        }),
+        ("sync lost", |t| {
+            let committed = Committed { ver: 3, chain_ver: 4, len: 3, checksum: 77, tag: tag(8, 1) };
+            peer(t, t.id - 1, Body::SyncLost(SyncLost { key: b"k".to_vec(), chunk_size: 4096, committed }), b"");
+        }),
         ("sync drop", |t| peer(t, t.id - 1, Body::SyncDrop(SyncDrop { key: b"k".to_vec() }), b"")),
         ("sync done", |t| peer(t, t.id - 1, Body::SyncDone(SyncDone { remove_floor: 6 }), b"")),
         ("page", |t| peer(t, t.id + 1, Body::Page(Page::default()), b"")),
-        ("synced", |t| peer(t, t.id + 1, Body::Synced(Synced { key: b"k".to_vec(), code: 0 }), b"")),
-        ("synced, no room", |t| peer(t, t.id + 1, Body::Synced(Synced { key: b"k".to_vec(), code: Code::NoSpace as i32 }), b"")),
+        ("sums", |t| peer(t, t.id + 1, Body::Sums(Sums { id: 3, key: b"k".to_vec(), meta: None, crcs: vec![] }), b"")),
+        ("synced", |t| peer(t, t.id + 1, Body::Synced(Synced { key: b"k".to_vec(), code: 0, id: 0 }), b"")),
+        ("synced, no room", |t| {
+            peer(t, t.id + 1, Body::Synced(Synced { key: b"k".to_vec(), code: Code::NoSpace as i32, id: 0 }), b"")
+        }),
+        ("expire", |t| {
+            let idle = vec![SessionSeq { id: tag(1, 1).session(), seq: 1 }];
+            peer(t, t.id - 1, Body::Expire(Expire { idle }), b"");
+        }),
         ("fetch, from behind", |t| fetch(t, t.id + 1, b"old")),
         ("fetch, from before", |t| fetch(t, t.id - 1, b"old")),
         ("fetch, other checksum", |t| fetch(t, t.id + 1, b"odd")),

@@ -73,6 +73,8 @@ pub struct NodeConfig {
     pub durability: Durability,
     /// What targets do by themselves when there is time.
     pub background: Background,
+    /// Bytes per second that a target sends to bring another one up to date, at most; 0: as fast as clients' requests allow.
+    pub sync_rate: u64,
     /// Memory for buffers, over all shards.
     pub memory: usize,
     /// How disks are reached.
@@ -98,6 +100,7 @@ impl NodeConfig {
             store: StoreKind::Cow,
             durability: Durability::Flush,
             background: Background { scrub_rate: SCRUB_RATE, ..Background::default() },
+            sync_rate: 0,
             memory: 512 << 20,
             disk: DiskChoice::Auto,
             limits: Limits::default(),

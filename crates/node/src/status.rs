@@ -1,6 +1,7 @@
 //! What a node says about itself, for tests and tools.
 
-use catena_chain::{Counters, Report};
+use bytes::Bytes;
+use catena_chain::{Counters, Replica, Report};
 use catena_engine::target_dir::FileStore;
 use catena_engine::{Histogram, Stats};
 use catena_types::store::StoreReport;
@@ -81,10 +82,11 @@ pub(crate) fn store_report(store: &FileStore) -> StoreReport {
     }
 }
 
-/// Everything that is to be known of a store.
-pub(crate) fn describe(store: &FileStore) -> TargetReply {
+/// Everything that is to be known of a target.
+pub(crate) fn describe(store: &FileStore, replica: &Replica<Bytes>) -> TargetReply {
     let metrics = store.metrics();
-    let values = store.stats().named().into_iter().chain(store.gauges());
+    let of_store = store.stats().named().into_iter().chain(store.gauges()).map(|(name, value)| (name.to_owned(), value));
+    let of_replica = replica.counters().named().into_iter().map(|(name, value)| (format!("replica_{name}"), value));
     let histograms = [
         ("stage_nanoseconds", &metrics.stage),
         ("read_nanoseconds", &metrics.read),
@@ -96,7 +98,8 @@ pub(crate) fn describe(store: &FileStore) -> TargetReply {
         failure: None,
         store: Some(store_report(store)),
         space: Some(store.space()),
-        values: values.map(|(name, value)| Metric { name: name.to_owned(), value }).collect(),
+        sync: replica.report().sync,
+        values: of_store.chain(of_replica).map(|(name, value)| Metric { name, value }).collect(),
         histograms: histograms.iter().map(|(name, h)| summary(name, h)).collect(),
     }
 }

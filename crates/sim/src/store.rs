@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use catena_types::crc::crc32c;
+use catena_types::limits::BLOCK;
+use catena_types::store::Part;
 use catena_types::{
-    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, Op, OpKind, SessionId, SessionRow, Space, StageInfo,
+    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, Op, OpKind, Seq, SessionId, SessionRow, Space, StageInfo,
     StageRequest, Staged, Time, Ver,
 };
 
@@ -24,9 +26,12 @@ enum Record {
     Commit(ChunkKey, Ver, ChainVer),
     Unstage(ChunkKey, Ver),
     Install(ChunkKey, u32, Committed, Bytes),
+    /// An install without its bytes.
+    Lost(ChunkKey, u32, Committed),
     Purge(ChunkKey),
     ClearSessions,
     PutSession(SessionId, SessionRow),
+    DropSession(SessionId, Seq),
     Floor(Ver),
 }
 
@@ -37,6 +42,8 @@ struct Chunk {
     staged: Option<(Staged, Bytes)>,
     /// The committed and the staged version do not match their checksums.
     rotten: (bool, bool),
+    /// Nobody had the bytes of the committed version.
+    lost: bool,
 }
 
 /// What a target holds: in memory, or on its medium.
@@ -64,11 +71,20 @@ impl Contents {
             Record::Install(key, size, committed, bytes) => {
                 self.chunks.insert(key, Chunk { size, committed: Some((committed, bytes)), ..Chunk::default() });
             }
+            Record::Lost(key, size, committed) => {
+                let committed = Some((committed, Bytes::from(vec![0; committed.len as usize])));
+                self.chunks.insert(key, Chunk { size, committed, lost: true, rotten: (true, false), ..Chunk::default() });
+            }
             Record::Purge(key) => {
                 self.chunks.remove(&key);
             }
             Record::ClearSessions => self.sessions.clear(),
             Record::PutSession(id, row) => self.put_session(id, row),
+            Record::DropSession(id, seq) => {
+                if self.sessions.get(&id).is_some_and(|row| row.seq == seq) {
+                    self.sessions.remove(&id);
+                }
+            }
             Record::Floor(floor) => self.floor = self.floor.max(floor),
         }
     }
@@ -78,6 +94,7 @@ impl Contents {
         let Some((staged, bytes)) = chunk.staged.take_if(|(s, _)| s.ver == ver) else { return };
         let Staged { len, checksum, tag, .. } = staged;
         chunk.rotten = (chunk.rotten.1, false);
+        chunk.lost &= chunk.rotten.0;
         if staged.remove {
             self.floor = self.floor.max(ver);
             chunk.committed = None;
@@ -111,8 +128,11 @@ impl Contents {
 
     /// Nothing ever rotted. Says whether something had.
     pub(crate) fn heal(&mut self) -> bool {
-        let healed = self.chunks.values_mut().filter(|c| c.rotten != (false, false));
-        healed.map(|c| c.rotten = (false, false)).count() > 0
+        let mut any = false;
+        for chunk in self.chunks.values_mut().filter(|c| !c.lost) {
+            any |= std::mem::take(&mut chunk.rotten) != (false, false);
+        }
+        any
     }
 
     fn forget_if_empty(&mut self, key: &ChunkKey) {
@@ -500,6 +520,56 @@ impl ChunkStore for ModelStore {
         Ok(())
     }
 
+    fn patch(&mut self, id: u64, key: &ChunkKey, c: Committed, parts: Vec<Part<Bytes>>) -> Result<(), Code> {
+        if let Some(code) = self.full {
+            return Err(code);
+        }
+        let chunk = self.memory.chunks.get(key).cloned().unwrap_or_default();
+        let old = chunk.committed.filter(|(old, _)| chunk.staged.is_none() && old.ver < c.ver && old.len <= c.len);
+        let Some((_, old)) = old else { return Err(Code::InvalidArgument) };
+        let mut bytes = old.to_vec();
+        for part in &parts {
+            let end = part.offset as usize + part.payload.len();
+            bytes.resize(bytes.len().max(end), 0);
+            bytes[part.offset as usize..end].copy_from_slice(&part.payload);
+        }
+        let same = bytes.len() == c.len as usize && crc32c(&bytes) == c.checksum;
+        if chunk.rotten.0 || !same || self.rng.below(20) == 0 {
+            self.started_reads.push(vec![Done::NotPatched { id }]);
+            return Ok(());
+        }
+        self.record(Record::Install(key.clone(), chunk.size, c, bytes.into()));
+        self.ends_durable(Done::Synced { id });
+        Ok(())
+    }
+
+    fn install_lost(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, c: Committed) -> Result<(), Code> {
+        if let Some(code) = self.full {
+            return Err(code);
+        }
+        self.cancel_stage(key);
+        self.record(Record::Lost(key.clone(), chunk_size, c));
+        self.ends_durable(Done::Synced { id });
+        Ok(())
+    }
+
+    fn sums(&mut self, id: u64, key: &ChunkKey, ver: Ver) {
+        let chunk = self.memory.chunks.get(key).filter(|c| c.committed.as_ref().is_some_and(|(c, _)| c.ver == ver));
+        let padded = |block: &[u8]| crc32c(&[block, &vec![0; BLOCK as usize - block.len()]].concat());
+        let result = match chunk {
+            None => {
+                self.complain(format!("checksums of {key} version {ver}, which is not here"));
+                Err(Code::NotFound)
+            }
+            Some(chunk) if chunk.lost || self.rng.below(20) == 0 => Err(Code::Corrupt),
+            Some(chunk) => {
+                let bytes = chunk.committed.as_ref().map(|(_, bytes)| bytes.clone()).unwrap_or_default();
+                Ok(bytes.chunks(BLOCK as usize).map(padded).collect())
+            }
+        };
+        self.started_reads.push(vec![Done::Sums { id, result }]);
+    }
+
     fn purge(&mut self, id: u64, key: &ChunkKey) {
         self.cancel_stage(key);
         self.record(Record::Purge(key.clone()));
@@ -512,6 +582,10 @@ impl ChunkStore for ModelStore {
 
     fn put_session(&mut self, id: SessionId, row: SessionRow) {
         self.record(Record::PutSession(id, row));
+    }
+
+    fn drop_session(&mut self, id: SessionId, seq: Seq) {
+        self.record(Record::DropSession(id, seq));
     }
 
     fn raise_remove_floor(&mut self, floor: Ver) {

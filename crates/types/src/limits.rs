@@ -13,7 +13,7 @@ pub const MAX_PAYLOAD: u32 = MAX_CHUNK;
 /// Most entries in one page of a listing or of resync metadata.
 pub const MAX_PAGE: u32 = 1024;
 /// Version of the protocol spoken by this build. Peers of another version are refused by name.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// Whether `size` can be a `chunk_size`: a positive multiple of [`BLOCK`], at most [`MAX_CHUNK`].
 pub fn valid_chunk_size(size: u32) -> bool {

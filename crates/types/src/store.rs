@@ -168,6 +168,19 @@ pub struct StageRequest<P> {
     pub payload_crc: u32,
 }
 
+/// Some whole blocks of a chunk, see [`ChunkStore::patch`].
+#[derive(Clone, Debug, Hash)]
+pub struct Part<P> {
+    /// Where they start, in bytes; a multiple of [`crate::limits::BLOCK`].
+    pub offset: u32,
+    /// Bytes; a multiple of the block size, or up to the end of the chunk.
+    pub len: u32,
+    /// The bytes.
+    pub payload: P,
+    /// CRC-32C of `payload`, already verified.
+    pub crc: u32,
+}
+
 /// End of an operation started on a [`ChunkStore`].
 #[derive(Clone, Debug)]
 pub enum Done<P> {
@@ -212,10 +225,24 @@ pub enum Done<P> {
         /// The bytes, clipped at the end of the chunk, and their CRC-32C.
         result: Result<(P, u32), Code>,
     },
-    /// [`ChunkStore::install`], [`ChunkStore::purge`], [`ChunkStore::sync`]: durable.
+    /// [`ChunkStore::install`], [`ChunkStore::install_lost`], [`ChunkStore::patch`], [`ChunkStore::purge`],
+    /// [`ChunkStore::sync`]: durable.
     Synced {
         /// As given to the call.
         id: u64,
+    },
+    /// [`ChunkStore::patch`]: what is held here is not what the parts were made for, or is damaged; nothing has changed.
+    NotPatched {
+        /// As given to the call.
+        id: u64,
+    },
+    /// [`ChunkStore::sums`].
+    Sums {
+        /// As given to the call.
+        id: u64,
+        /// The checksum of every block, the last one padded with zeroes; or `NotFound`, or `Corrupt` when they are not
+        /// known for sure.
+        result: Result<Vec<u32>, Code>,
     },
     /// The target as a whole has failed: it must serve nothing more. The last thing ever reported.
     Failed {
@@ -273,12 +300,28 @@ pub trait ChunkStore {
         committed: Committed,
         payload: Self::Payload,
     ) -> Result<(), Code>;
+    /// Makes of the committed version this one, atomically: `parts` replace what is there, everything else is kept. They
+    /// are in order and do not overlap; the new version is above the present one and not shorter, and nothing is staged.
+    /// Ends with [`Done::Synced`] if the result has `committed.checksum`, else with [`Done::NotPatched`].
+    ///
+    /// # Errors
+    /// `NoSpace`; `InvalidArgument` if what is held here is not as said above: nothing has changed.
+    fn patch(&mut self, id: u64, key: &ChunkKey, committed: Committed, parts: Vec<Part<Self::Payload>>) -> Result<(), Code>;
+    /// As [`ChunkStore::install`], where nobody has the bytes: readers find the chunk damaged until they have come.
+    ///
+    /// # Errors
+    /// `NoSpace`: nothing has changed.
+    fn install_lost(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, committed: Committed) -> Result<(), Code>;
+    /// Asks for the checksums of the blocks of the committed version `ver`. Ends with [`Done::Sums`].
+    fn sums(&mut self, id: u64, key: &ChunkKey, ver: Ver);
     /// Makes the chunk absent, whatever it was. Ends with [`Done::Synced`].
     fn purge(&mut self, id: u64, key: &ChunkKey);
     /// Forgets every session row. Recorded with the next append.
     fn clear_sessions(&mut self);
     /// Merges a session row: the higher `seq` stays. Recorded with the next append.
     fn put_session(&mut self, id: SessionId, row: SessionRow);
+    /// Forgets the row of a session, if it is that of update `seq`. Recorded with the next append.
+    fn drop_session(&mut self, id: SessionId, seq: Seq);
     /// Raises the remove floor to at least `floor`. Recorded with the next append.
     fn raise_remove_floor(&mut self, floor: Ver);
     /// Ends with [`Done::Synced`] when everything before this call, commits included, is durable.

@@ -3,6 +3,8 @@
 use catena_types::store::StoreReport;
 use catena_types::{ChainVer, ChunkMeta, Failure, Op, Space, StageInfo, Tag, Ver};
 
+use crate::manager::SyncProgress;
+
 /// An update of one chunk, sent to the head. The payload of a write follows the body.
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct UpdateRequest {
@@ -196,6 +198,9 @@ pub struct TargetReply {
     /// Distributions by name.
     #[prost(message, repeated, tag = "5")]
     pub histograms: Vec<HistogramSummary>,
+    /// As source: how far the resync of its successor is.
+    #[prost(message, optional, tag = "6")]
+    pub sync: Option<SyncProgress>,
 }
 
 /// A counter since the target was opened, or a gauge.

@@ -361,6 +361,6 @@ mod tests {
         };
         assert!(say(b"GET / HTTP/1.1\r\n").contains("looks like HTTP, it starts with \"GET / HTTP/1.1\\r\\n\""));
         assert!(say(&[0x16, 0x03, 0x01, 0x02]).contains("looks like TLS"));
-        assert!(say(b"CATN\x09\x00").contains("protocol version 9, this build speaks 1"));
+        assert!(say(b"CATN\x09\x00").contains("protocol version 9, this build speaks 2"));
     }
 }

@@ -63,6 +63,40 @@ pub struct RegisterReply {
     pub heartbeat_ms: u32,
 }
 
+/// How far a resync is, as its source sees it. For people.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct SyncProgress {
+    /// Chunks settled: they are equal at the sink, or known to be lost.
+    #[prost(uint64, tag = "1")]
+    pub chunks: u64,
+    /// Chunks of the source when the resync began.
+    #[prost(uint64, tag = "2")]
+    pub chunks_total: u64,
+    /// Bytes of the chunks settled.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// Chunks of which something was sent.
+    #[prost(uint64, tag = "4")]
+    pub chunks_sent: u64,
+    /// Bytes of chunks that were sent.
+    #[prost(uint64, tag = "5")]
+    pub bytes_sent: u64,
+    /// Chunks that nobody can read.
+    #[prost(uint64, tag = "6")]
+    pub chunks_lost: u64,
+    /// Time from the beginning to the last chunk settled, in milliseconds.
+    #[prost(uint64, tag = "7")]
+    pub elapsed_ms: u64,
+}
+
+impl SyncProgress {
+    /// Time until the end in milliseconds, if it goes on as it has; `None` while nothing is known.
+    pub fn eta_ms(&self) -> Option<u64> {
+        let left = self.chunks_total.saturating_sub(self.chunks);
+        (self.chunks > 0).then(|| (u128::from(self.elapsed_ms) * u128::from(left) / u128::from(self.chunks)) as u64)
+    }
+}
+
 /// State of one target, as its shard reports it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TargetReport {
@@ -84,9 +118,9 @@ pub struct TargetReport {
     /// As source: the sync of its successor under `chain_ver` was given up, for this reason.
     #[prost(string, tag = "6")]
     pub sync_failed: String,
-    /// As source: chunks settled so far, for people.
-    #[prost(uint64, tag = "7")]
-    pub synced_chunks: u64,
+    /// As source: how far the resync is.
+    #[prost(message, optional, tag = "10")]
+    pub sync: Option<SyncProgress>,
     /// Why it has failed, if it has.
     #[prost(string, tag = "8")]
     pub failed: String,

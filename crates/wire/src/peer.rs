@@ -1,8 +1,8 @@
 //! Target to target, within a chain.
 //!
-//! Requests (`Forward`, `Release`, `Query`, `Confirm`, `Sync*`, `Fetch`) go down the connection that the sender's shard
-//! opened to the receiver's shard; answers (`Reply`, `Reject`, `Answer`, `Synced`, `Page`, `SyncDoneReply`, `Fetched`) come
-//! back up the same connection. All messages about one chunk therefore travel in order on one link.
+//! Requests (`Forward`, `Release`, `Query`, `Confirm`, `Sync*`, `Fetch`, `Expire`) go down the connection that the sender's shard
+//! opened to the receiver's shard; answers (`Reply`, `Reject`, `Credit`, `Answer`, `Synced`, `Page`, `Sums`, `SyncDoneReply`,
+//! `Fetched`) come back up the same connection. All messages about one chunk therefore travel in order on one link.
 
 use catena_types::{ChainVer, ChunkMeta, Committed, Op, SessionId, SessionRow, Tag, Ver};
 
@@ -25,7 +25,10 @@ pub struct PeerMsg {
     #[prost(uint32, tag = "4")]
     pub to: u32,
     /// The message.
-    #[prost(oneof = "Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26")]
+    #[prost(
+        oneof = "Body",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"
+    )]
     pub body: Option<Body>,
 }
 
@@ -83,6 +86,27 @@ pub enum Body {
     /// Here it is, payload follows; or why not.
     #[prost(message, tag = "26")]
     Fetched(Fetched),
+    /// What are the checksums of this chunk's blocks?
+    #[prost(message, tag = "27")]
+    SyncSums(SyncSums),
+    /// These.
+    #[prost(message, tag = "28")]
+    Sums(Sums),
+    /// Some blocks of a chunk; payload follows.
+    #[prost(message, tag = "29")]
+    SyncPart(SyncPart),
+    /// Make this version of the chunk from what you hold and the parts.
+    #[prost(message, tag = "30")]
+    SyncPatch(SyncPatch),
+    /// Nobody can read this version of the chunk: hold it as damaged.
+    #[prost(message, tag = "31")]
+    SyncLost(SyncLost),
+    /// These sessions have been idle for long: forget them, and tell your successor.
+    #[prost(message, tag = "32")]
+    Expire(Expire),
+    /// What came in these attempts is staged, and may be long in being answered: there is room for more.
+    #[prost(message, tag = "33")]
+    Credit(Credit),
 }
 
 /// An update on its way down the chain.
@@ -267,15 +291,91 @@ pub struct SyncDrop {
     pub key: Vec<u8>,
 }
 
-/// The answer to [`SyncPut`] and [`SyncDrop`].
+/// See [`Body::SyncSums`].
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct SyncSums {
+    /// Echoed by the answer, and names what is sent because of it.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The chunk.
+    #[prost(bytes = "vec", tag = "2")]
+    pub key: Vec<u8>,
+}
+
+/// The answer to [`SyncSums`].
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Sums {
+    /// As asked.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The chunk.
+    #[prost(bytes = "vec", tag = "2")]
+    pub key: Vec<u8>,
+    /// What the sink holds of it now; absent if nothing.
+    #[prost(message, optional, tag = "3")]
+    pub meta: Option<ChunkMeta>,
+    /// CRC-32C of every block of the committed version, the last one padded with zeroes; empty if they are not known.
+    #[prost(fixed32, repeated, tag = "4")]
+    pub crcs: Vec<u32>,
+}
+
+/// See [`Body::SyncPart`].
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct SyncPart {
+    /// Of the [`SyncSums`] whose answer asked for it.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The chunk.
+    #[prost(bytes = "vec", tag = "2")]
+    pub key: Vec<u8>,
+    /// Where the blocks start, in bytes.
+    #[prost(uint32, tag = "3")]
+    pub offset: u32,
+}
+
+/// See [`Body::SyncPatch`]. Its parts have been sent before it.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct SyncPatch {
+    /// As in the parts.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The chunk.
+    #[prost(bytes = "vec", tag = "2")]
+    pub key: Vec<u8>,
+    /// What the sink is to hold.
+    #[prost(message, required, tag = "3")]
+    pub committed: Committed,
+    /// How many parts there are.
+    #[prost(uint32, tag = "4")]
+    pub parts: u32,
+}
+
+/// See [`Body::SyncLost`].
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct SyncLost {
+    /// The chunk.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: Vec<u8>,
+    /// Chunk size in bytes.
+    #[prost(uint32, tag = "2")]
+    pub chunk_size: u32,
+    /// The version that is lost.
+    #[prost(message, required, tag = "3")]
+    pub committed: Committed,
+}
+
+/// The answer to [`SyncPut`], [`SyncPatch`], [`SyncLost`] and [`SyncDrop`].
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Synced {
     /// The chunk.
     #[prost(bytes = "vec", tag = "1")]
     pub key: Vec<u8>,
-    /// 0, or why not: `NoSpace` ends this sync.
+    /// 0, or why not: `NoSpace` ends this sync; `Corrupt` answers a patch that does not make the version wanted.
     #[prost(enumeration = "catena_types::Code", tag = "2")]
     pub code: i32,
+    /// Of the patch; else 0.
+    #[prost(uint64, tag = "3")]
+    pub id: u64,
 }
 
 /// A session and its row.
@@ -308,6 +408,33 @@ pub struct SyncDone {
 /// See [`Body::SyncDoneReply`].
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct SyncDoneReply {}
+
+/// The last update of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct SessionSeq {
+    /// The session.
+    #[prost(message, required, tag = "1")]
+    pub id: SessionId,
+    /// Its number.
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+}
+
+/// See [`Body::Credit`].
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Credit {
+    /// Of forwards of the receiver.
+    #[prost(uint64, repeated, tag = "1")]
+    pub attempts: Vec<u64>,
+}
+
+/// See [`Body::Expire`]. A row of another update than the one named is kept.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Expire {
+    /// Sessions, and what they were last used for.
+    #[prost(message, repeated, tag = "1")]
+    pub idle: Vec<SessionSeq>,
+}
 
 /// See [`Body::Fetch`]. Any neighbour in the chain may be asked.
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]

@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Bytes per second that each target reads to verify everything over and over; 0: never
     #[arg(long, default_value = "1MiB", value_parser = parse_bytes, value_name = "BYTES")]
     scrub_rate: u64,
+    /// Bytes per second that each target sends to bring another one up to date; 0: as fast as clients' requests allow
+    #[arg(long, default_value = "0", value_parser = parse_bytes, value_name = "BYTES")]
+    sync_rate: u64,
     /// Memory for buffers
     #[arg(long, default_value = "512MiB", value_parser = parse_bytes, value_name = "BYTES")]
     memory: u64,
@@ -85,6 +88,7 @@ impl Args {
         config.journal = self.journal;
         (config.store, config.durability) = (self.store.store.into(), self.store.durability.into());
         config.background.scrub_rate = self.scrub_rate;
+        config.sync_rate = self.sync_rate;
         config.memory =
             usize::try_from(self.memory).map_err(|_| Fault::usage("--memory is more than this machine can address"))?;
         config.disk = match self.disk {

@@ -175,7 +175,8 @@ fn resync(status: &StatusReply, chain: &Chain) -> String {
     if !source.sync_failed.is_empty() {
         return format!("given up: {}", source.sync_failed);
     }
-    format!("t{} -> t{sink}: {} of about {} chunks", source.target, source.synced_chunks, source.space.chunks)
+    let progress = source.sync.map_or_else(String::new, |sync| super::target::sync_words(&sync));
+    format!("t{} -> t{sink}: {progress}", source.target)
 }
 
 fn to_json(status: &StatusReply, health: &Health) -> Value {
@@ -224,7 +225,7 @@ fn target_json(routing: &Routing, target: &TargetStatus) -> Value {
         "reserved": report.space.reserved,
         "total": report.space.total,
         "chunks": report.space.chunks,
-        "synced_chunks": report.synced_chunks,
+        "sync": report.sync.as_ref().map(super::target::sync_json),
         "sync_failed": report.sync_failed,
         "failed": report.failed,
         "store": report.store.as_ref().map(|s| super::target::words(s)[0]),

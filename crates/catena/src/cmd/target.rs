@@ -2,6 +2,7 @@
 
 use catena_types::store::SpaceLevel;
 use catena_wire::client::TargetReply;
+use catena_wire::manager::SyncProgress;
 use comfy_table::Cell;
 use serde_json::{Map, json};
 
@@ -48,6 +49,9 @@ fn show(reply: &TargetReply) {
     let bytes = bytes_short(store.scrub_bytes);
     let scrub = if store.scrubbing { "under way" } else { "between passes" };
     field("scrub", format!("{scrub}, {} passes completed, {bytes} verified, {} bad", store.scrub_passes, store.scrub_bad));
+    if let Some(sync) = &reply.sync {
+        field("resync", sync_words(sync));
+    }
     let found = format!("{} chunks found damaged, {} reads refused by the disk", store.damaged, store.read_errors);
     field("disk", if store.damaged + store.read_errors > 0 { bad(found) } else { found });
     say!();
@@ -69,6 +73,30 @@ fn show(reply: &TargetReply) {
     for v in &reply.values {
         say!("{} {}", dim(format_args!("{:>24}", v.name)), grouped(v.value));
     }
+}
+
+/// How far a resync is, in words.
+pub(super) fn sync_words(sync: &SyncProgress) -> String {
+    let compared =
+        format!("{} of about {} chunks ({})", grouped(sync.chunks), grouped(sync.chunks_total), bytes_short(sync.bytes));
+    let sent = format!("{} sent of {} chunks", bytes_short(sync.bytes_sent), grouped(sync.chunks_sent));
+    let lost = if sync.chunks_lost > 0 { bad(format_args!(", {} lost", sync.chunks_lost)) } else { String::new() };
+    let eta = sync.eta_ms().map_or_else(String::new, |ms| format!(", {} s to go", ms.div_ceil(1000)));
+    format!("{compared} compared, {sent}{lost}{eta}")
+}
+
+/// The same for programs.
+pub(super) fn sync_json(sync: &SyncProgress) -> serde_json::Value {
+    json!({
+        "chunks": sync.chunks,
+        "chunks_total": sync.chunks_total,
+        "bytes": sync.bytes,
+        "chunks_sent": sync.chunks_sent,
+        "bytes_sent": sync.bytes_sent,
+        "chunks_lost": sync.chunks_lost,
+        "elapsed_ms": sync.elapsed_ms,
+        "eta_ms": sync.eta_ms(),
+    })
 }
 
 /// How a store keeps chunks and what it promises, in words.
@@ -118,6 +146,7 @@ fn to_json(target: u32, reply: &TargetReply) -> serde_json::Value {
         "damaged": store.damaged,
         "read_errors": store.read_errors,
         "scrub": { "running": store.scrubbing, "passes": store.scrub_passes, "bytes": store.scrub_bytes, "bad": store.scrub_bad },
+        "sync": reply.sync.as_ref().map(sync_json),
         "values": values,
         "histograms": histograms,
     })

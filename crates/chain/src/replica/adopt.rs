@@ -4,6 +4,7 @@
 use catena_types::{Chain, ChunkKey, Code, Failure, PublicState, Staged};
 
 use super::chunk::{Busy, InFlight, Next, Times, Turn};
+use super::forward::Window;
 use super::read::Reading;
 use super::role::Role;
 use super::source::Source;
@@ -43,7 +44,7 @@ impl<P: Clone> Replica<P> {
                 (chunk.busy, chunk.repair) = (None, None);
             }
         }
-        self.reads.retain(|_, reading| !matches!(reading, Reading::Settle { .. } | Reading::Fetch { .. }));
+        self.reads.retain(|_, r| !matches!(r, Reading::Settle { .. } | Reading::Part { .. } | Reading::Fetch { .. }));
     }
 
     fn enter_serving(&mut self, cx: &mut Cx<P>, before: Option<PublicState>) {
@@ -67,9 +68,12 @@ impl<P: Clone> Replica<P> {
         if self.is_head() {
             self.confirmed = true;
         }
+        self.watch_sessions(cx.now);
         if let Some(sink) = self.role().sink {
-            self.source = Some(Source::new(sink));
+            self.source = Some(Source::new(sink, cx.now, cx.store.space().chunks));
         }
+        // Everything is sent again.
+        self.window = Window::default();
         let keys: Vec<ChunkKey> = self.chunks.keys().cloned().collect();
         if is(Mutation::ReadsBeforeTailRule) {
             self.restart_reads(cx);
@@ -136,6 +140,7 @@ impl<P: Clone> Replica<P> {
     /// had no effect: the rest of the chain may commit it, and so may this target if it is revived.
     pub(super) fn stand_down(&mut self, cx: &mut Cx<P>, why: &str) {
         self.confirmed = false;
+        self.expiry = None;
         let fail = |code| {
             Failure::new(code, format!("target {} does not serve: {why}; refresh routing", self.me)).under(self.chain_ver())
         };
@@ -155,6 +160,7 @@ impl<P: Clone> Replica<P> {
             }
         }
         self.sessions.clear();
+        self.window = Window::default();
         self.damage.stand_down();
         self.end_reads(cx, &not_serving);
         self.source = None;

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
+use catena_types::store::Part;
 use catena_types::{ChunkMeta, Code, Committed, Op, StageInfo, Tag, TargetId, Time, Ver};
 use catena_wire::client::Hop;
-use catena_wire::peer::{Fetch, Forward, SyncPut};
+use catena_wire::peer::{Fetch, Forward, SyncLost, SyncPatch, SyncPut};
 
 use crate::api::{ClientUpdate, Payload, RequestId};
 
@@ -90,6 +91,12 @@ pub(super) enum Turn<P> {
     Settle(Option<ChunkMeta>),
     /// As sink: replace the chunk.
     Put(Box<SyncPut>, Payload<P>),
+    /// As sink: say what differs, for the question of that number.
+    Sums(u64),
+    /// As sink: make a version of what is held and these parts.
+    Patch(Box<SyncPatch>, Vec<Part<P>>),
+    /// As sink: hold a version whose bytes nobody has.
+    Lost(Box<SyncLost>),
     /// As sink: remove the chunk.
     Drop,
     /// It was found damaged.
@@ -157,6 +164,8 @@ pub(super) struct Hand {
     pub(super) target: TargetId,
     /// Number of the newest forward.
     pub(super) attempt: u64,
+    /// It waits for room in the window.
+    pub(super) held: bool,
     /// The payload is being read back for the newest forward.
     pub(super) loading: bool,
     pub(super) release_sent: bool,

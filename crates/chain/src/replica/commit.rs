@@ -21,6 +21,7 @@ impl<P: Clone> Replica<P> {
         readers.into_iter().for_each(|id| self.decide_read(cx, id));
         self.answer_asker(cx, &key);
         self.progress(cx, &key);
+        self.staged_for_predecessor(cx, &key);
     }
 
     /// The successor has committed. Counts only for an update that was released to it (amendment C5).
@@ -58,7 +59,7 @@ impl<P: Clone> Replica<P> {
                 Some(decided) => decided,
                 None if is(Mutation::CommitAlone) => Decided { checksum: stage.checksum, chain_ver: own, hops: Vec::new() },
                 None => {
-                    if !hand.release_sent && !hand.loading {
+                    if !hand.release_sent && !hand.loading && !hand.held {
                         hand.release_sent = true;
                         let to = hand.target;
                         self.send(cx, to, Body::Release(Release { key: key.as_bytes().to_vec(), ver, tag }), None);
@@ -79,7 +80,9 @@ impl<P: Clone> Replica<P> {
     fn commit(&mut self, cx: &mut Cx<P>, key: &ChunkKey, decided: Decided) {
         let chunk = self.chunks.get_mut(key).expect("the update in flight is here");
         let Some(super::chunk::Busy::Update(inflight)) = chunk.busy.take() else { unreachable!("progress saw the update") };
-        let InFlight { ver, tag, op, waiters, stage, explain, .. } = *inflight;
+        let InFlight { ver, tag, op, waiters, stage, explain, next, pred_attempt, .. } = *inflight;
+        self.window.handed(&next);
+        self.window.answered(pred_attempt);
         let stage = stage.expect("progress saw the stage");
         let chain_ver = if is(Mutation::OwnChainVer) { self.chain_ver() } else { decided.chain_ver };
         cx.store.commit(key, ver, chain_ver);

@@ -1,13 +1,69 @@
 //! An update on its way down the chain: taking a forward, handing it on, and the release behind it (protocol 3 and 4).
+//!
+//! Payload goes to a successor only within a window that is this chain's alone, whatever clients are admitted for. Room is
+//! made when the successor has staged, never only when it has heard from its own successor: so no chain waits for another
+//! that shares its nodes, nor two members of one for each other, and small messages never wait (amendment H5). Answers make
+//! room too; a successor names what it has staged only where answers are long in coming.
+
+use std::collections::{BTreeMap, VecDeque};
 
 use catena_types::{ChainVer, ChunkKey, ChunkStore, OpKind, StageRequest, Tag, TargetId, Ver};
-use catena_wire::peer::{Body, Forward, Reject, Release, Reply};
+use catena_wire::peer::{Body, Credit, Forward, Reject, Release, Reply};
 
 use super::chunk::{Busy, Hand, InFlight, Next, Times, Turn};
 use super::read::Reading;
 use super::{Cx, Replica};
 use crate::api::Payload;
 use crate::mutation::{Mutation, is};
+
+/// Payload on its way between this target and its neighbours.
+#[derive(Clone, Default, Hash)]
+pub(super) struct Window {
+    /// Bytes sent to the successor and neither staged there, as far as is known, nor answered; by attempt.
+    sent: BTreeMap<u64, u64>,
+    used: u64,
+    /// Updates that wait for room, in order.
+    held: VecDeque<ChunkKey>,
+    /// Bytes staged here and not answered, nor named to the predecessor; by its attempt.
+    staged: BTreeMap<u64, u64>,
+    owed: u64,
+}
+
+impl Window {
+    /// Whether so many bytes may be sent now. What the successor may keep to itself is never in the way.
+    fn has_room(&self, bytes: u64, window: u64) -> bool {
+        bytes == 0 || self.used <= window / 2 || self.used + bytes <= window
+    }
+
+    fn send(&mut self, attempt: u64, bytes: u64) {
+        self.sent.insert(attempt, bytes);
+        self.used += bytes;
+    }
+
+    /// The successor needs what was sent in its buffers no more, or it is of no use any more.
+    fn give_back(&mut self, attempt: u64) {
+        self.used -= self.sent.remove(&attempt).unwrap_or(0);
+    }
+
+    /// As [`Window::give_back`], for whoever got an update.
+    pub(super) fn handed(&mut self, next: &Next) {
+        if let Next::To(hand) = next {
+            self.give_back(hand.attempt);
+        }
+    }
+
+    /// What the predecessor sent is staged.
+    fn stage(&mut self, attempt: u64, bytes: u64) {
+        if self.staged.insert(attempt, bytes).is_none() {
+            self.owed += bytes;
+        }
+    }
+
+    /// The predecessor is answered, or has sent it again.
+    pub(super) fn answered(&mut self, attempt: u64) {
+        self.owed -= self.staged.remove(&attempt).unwrap_or(0);
+    }
+}
 
 /// How a forward stands to what the chunk holds, with nothing of it in flight.
 enum Judgement {
@@ -29,9 +85,9 @@ impl<P: Clone> Replica<P> {
         // The same update, sent again: go on with it, unless it is being undone; then the new attempt waits for that.
         if let Some(inflight) = chunk.update().filter(|f| f.ver == forward.ver && f.tag == forward.tag && f.undoing.is_none()) {
             if !is(Mutation::EchoFirstAttempt) {
-                inflight.pred_attempt = forward.attempt;
+                self.window.answered(std::mem::replace(&mut inflight.pred_attempt, forward.attempt));
             }
-            return;
+            return self.staged_for_predecessor(cx, &key);
         }
         let again = chunk
             .queue
@@ -112,18 +168,30 @@ impl<P: Clone> Replica<P> {
         let role = self.role();
         let sink = role.sink.filter(|_| self.source.as_ref().is_some_and(|s| s.forwards(key)) && !is(Mutation::SkipSink));
         match role.succ.or(sink) {
-            Some(target) => Next::To(Hand { target, attempt: 0, loading: false, release_sent: false, reply: None }),
+            Some(target) => Next::To(Hand { target, attempt: 0, held: false, loading: false, release_sent: false, reply: None }),
             None => Next::Nobody,
         }
     }
 
-    /// Sends the update on under a new attempt number; reads its payload back first if it was dropped.
+    /// Sends the update on under a new attempt number, when the window has room; reads its payload back first if it was
+    /// dropped.
     pub(super) fn send_forward(&mut self, cx: &mut Cx<P>, key: &ChunkKey) {
         let inflight = self.chunks.get_mut(key).and_then(|c| c.update()).expect("called for an update in flight");
         let (ver, op) = (inflight.ver, inflight.op);
+        self.window.handed(&inflight.next);
         let Next::To(hand) = &mut inflight.next else { return };
+        let bytes = u64::from(op.map_or(0, |op| op.payload_len()));
+        hand.held = !self.window.has_room(bytes, self.config.forward_window);
+        if hand.held {
+            // No answer to an earlier attempt but a success is of any interest.
+            (hand.attempt, hand.loading, hand.release_sent) = (0, false, false);
+            self.counters.held_forwards += 1;
+            self.window.held.push_back(key.clone());
+            return self.drop_payload(key);
+        }
         self.attempt += 1;
         hand.attempt = self.attempt;
+        self.window.send(self.attempt, bytes);
         hand.release_sent &= is(Mutation::ReleaseOnce);
         hand.loading = inflight.payload.is_none();
         self.counters.forwards += 1;
@@ -135,6 +203,44 @@ impl<P: Clone> Replica<P> {
         let id = self.new_id();
         self.reads.insert(id, Reading::Forward { key: key.clone(), attempt, len: op.len });
         cx.store.read(id, key, ver, op.offset, op.len);
+    }
+
+    /// The update in flight, if it is staged, needs its buffer no more: the predecessor is told where much has come together.
+    pub(super) fn staged_for_predecessor(&mut self, cx: &mut Cx<P>, key: &ChunkKey) {
+        let Some(inflight) = self.chunks.get_mut(key).and_then(|c| c.update()).filter(|f| f.stage.is_some()) else { return };
+        let bytes = u64::from(inflight.op.map_or(0, |op| op.payload_len()));
+        if inflight.pred_attempt == 0 || bytes == 0 {
+            return;
+        }
+        self.window.stage(inflight.pred_attempt, bytes);
+        if self.window.owed > self.config.forward_window / 2 {
+            self.window.owed = 0;
+            let attempts = std::mem::take(&mut self.window.staged).into_keys().collect();
+            self.reply_upstream(cx, Body::Credit(Credit { attempts }));
+        }
+    }
+
+    /// The successor has staged what it got in these attempts.
+    pub(super) fn on_credit(&mut self, credit: Credit) {
+        credit.attempts.into_iter().for_each(|attempt| self.window.give_back(attempt));
+    }
+
+    /// Sends what has room in the window now. Called after every event.
+    pub(super) fn pump_window(&mut self, cx: &mut Cx<P>) {
+        while let Some(key) = self.window.held.front().cloned() {
+            let held = |f: &&mut InFlight<P>| f.undoing.is_none() && matches!(&f.next, Next::To(h) if h.held);
+            let inflight = self.chunks.get_mut(&key).and_then(|c| c.update()).filter(held);
+            let bytes = inflight.as_ref().map_or(0, |f| f.op.map_or(0, |op| op.payload_len()));
+            let waits = inflight.is_some();
+            if waits && !self.window.has_room(bytes.into(), self.config.forward_window) {
+                return;
+            }
+            self.window.held.pop_front();
+            if waits {
+                self.send_forward(cx, &key);
+                self.progress(cx, &key);
+            }
+        }
     }
 
     /// The payload has been read back.

@@ -6,6 +6,8 @@
 mod adopt;
 mod chunk;
 mod commit;
+mod difference;
+mod expiry;
 mod forward;
 mod read;
 mod reject;
@@ -25,6 +27,8 @@ use catena_wire::peer::{Body, PeerMsg};
 use crate::api::{Command, Config, Counters, Event, Payload, Report};
 use crate::mutation::{Mutation, is};
 use chunk::ChunkState;
+use expiry::Expiry;
+use forward::Window;
 use read::Reading;
 use repair::Damage;
 use role::Role;
@@ -47,6 +51,8 @@ pub struct Replica<P> {
     confirmed: bool,
     chunks: BTreeMap<ChunkKey, ChunkState<P>>,
     sessions: Sessions,
+    /// As head: which of them are in use.
+    expiry: Option<Expiry>,
     /// Reads that were started, by the id given to the engine and to the tail.
     reads: BTreeMap<u64, Reading>,
     /// Those of them that wait for the tail or for a stage, and so for time.
@@ -54,7 +60,9 @@ pub struct Replica<P> {
     /// As tail with a SYNCING member behind it.
     source: Option<Source>,
     /// As SYNCING member.
-    sink: Option<Sink>,
+    sink: Option<Sink<P>>,
+    /// From the predecessor, and to the successor or the sink.
+    window: Window,
     /// Of this target's disk.
     damage: Damage,
     /// Messages of a chain version that has not been adopted yet.
@@ -100,10 +108,12 @@ impl<P: Clone> Replica<P> {
             confirmed: false,
             chunks: BTreeMap::new(),
             sessions: Sessions::default(),
+            expiry: None,
             reads: BTreeMap::new(),
             waiting: BTreeSet::new(),
             source: None,
             sink: None,
+            window: Window::default(),
             damage: Damage::default(),
             kept: Vec::new(),
             attempt: 0,
@@ -136,13 +146,16 @@ impl<P: Clone> Replica<P> {
             Event::Tick => self.on_tick(cx),
             Event::Stop => self.stop(cx),
         }
+        self.pump_window(cx);
         self.pump_source(cx);
         self.pump_repairs(cx);
     }
 
     /// When to send the next [`Event::Tick`]; `None` if nothing waits for time.
     pub fn next_wake(&self) -> Option<Time> {
-        self.waiting.iter().filter_map(|id| self.reads.get(id)?.wake(self.config.query_retry)).min()
+        let reads = self.waiting.iter().filter_map(|id| self.reads.get(id)?.wake(self.config.query_retry));
+        let source = self.source.as_ref().and_then(Source::wake);
+        reads.chain(source).chain(self.expiry.as_ref().map(Expiry::wake)).min()
     }
 
     /// What to say in the next heartbeat.
@@ -158,7 +171,7 @@ impl<P: Clone> Replica<P> {
             state,
             chain_ver: self.chain_ver(),
             sync_failed: source.and_then(Source::failure).unwrap_or_default(),
-            synced_chunks: source.map_or(0, Source::settled_chunks),
+            sync: source.map(Source::progress),
             failed,
         }
     }
@@ -276,11 +289,20 @@ impl<P: Clone> Replica<P> {
         let role = self.role();
         let expected = match &msg.body {
             Some(Body::Forward(_) | Body::Release(_) | Body::Confirm(_)) => role.pred == Some(from),
-            Some(Body::SyncPage(_) | Body::SyncPut(_) | Body::SyncDrop(_) | Body::SyncSessions(_) | Body::SyncDone(_)) => {
-                role.syncing() && role.pred == Some(from)
-            }
-            Some(Body::Reply(_) | Body::Reject(_)) => role.succ == Some(from) || role.sink == Some(from),
-            Some(Body::Page(_) | Body::Synced(_) | Body::SyncDoneReply(_)) => role.sink == Some(from),
+            Some(Body::Expire(_)) => role.serving() && role.pred == Some(from),
+            Some(
+                Body::SyncPage(_)
+                | Body::SyncSums(_)
+                | Body::SyncPut(_)
+                | Body::SyncPart(_)
+                | Body::SyncPatch(_)
+                | Body::SyncLost(_)
+                | Body::SyncDrop(_)
+                | Body::SyncSessions(_)
+                | Body::SyncDone(_),
+            ) => role.syncing() && role.pred == Some(from),
+            Some(Body::Reply(_) | Body::Reject(_) | Body::Credit(_)) => role.succ == Some(from) || role.sink == Some(from),
+            Some(Body::Page(_) | Body::Sums(_) | Body::Synced(_) | Body::SyncDoneReply(_)) => role.sink == Some(from),
             Some(Body::Query(_)) => role.chain.serving().any(|t| t == from),
             Some(Body::Answer(_)) => role.tail == Some(from),
             Some(Body::Fetch(_) | Body::Fetched(_)) => [role.pred, role.succ, role.sink].contains(&Some(from)),
@@ -294,6 +316,7 @@ impl<P: Clone> Replica<P> {
             (Body::Forward(forward), Some(payload)) => self.on_forward(cx, forward, payload),
             (Body::Release(release), _) => self.on_release(cx, release),
             (Body::Reply(reply), _) => self.on_reply(cx, from, reply),
+            (Body::Credit(credit), _) => self.on_credit(credit),
             (Body::Reject(reject), _) => self.on_reject(cx, from, reject),
             (Body::Query(query), _) => self.on_query(cx, from, query),
             (Body::Answer(answer), _) => self.on_answer(cx, answer),
@@ -301,15 +324,21 @@ impl<P: Clone> Replica<P> {
             (Body::SyncPage(page), _) => self.on_sync_page(cx, page),
             (Body::Page(page), _) => self.on_page(cx, page),
             (Body::SyncPut(put), Some(payload)) => self.on_sync_put(cx, put, payload),
+            (Body::SyncSums(sums), _) => self.on_sync_sums(cx, sums),
+            (Body::Sums(sums), _) => self.on_sums(cx, sums),
+            (Body::SyncPart(part), Some(payload)) => self.on_sync_part(part, payload),
+            (Body::SyncPatch(patch), _) => self.on_sync_patch(cx, patch),
+            (Body::SyncLost(lost), _) => self.on_sync_lost(cx, lost),
             (Body::SyncDrop(drop), _) => self.on_sync_drop(cx, drop),
             (Body::Synced(synced), _) => self.on_synced(cx, synced),
             (Body::SyncSessions(rows), _) => self.on_sync_sessions(cx, rows),
             (Body::SyncDone(done), _) => self.on_sync_done(cx, done),
             // The sink tells the manager, and the manager decides.
             (Body::SyncDoneReply(_), _) => {}
+            (Body::Expire(expire), _) => self.drop_sessions(cx, expire),
             (Body::Fetch(fetch), _) => self.on_fetch(cx, from, fetch),
             (Body::Fetched(fetched), payload) => self.on_fetched(cx, from, fetched, payload),
-            (Body::Forward(_) | Body::SyncPut(_), None) => self.counters.protocol_errors += 1,
+            (Body::Forward(_) | Body::SyncPut(_) | Body::SyncPart(_), None) => self.counters.protocol_errors += 1,
         }
     }
 
@@ -319,6 +348,8 @@ impl<P: Clone> Replica<P> {
             Done::Unstaged { key, ver } => self.on_unstaged(cx, key, ver),
             Done::Read { id, result } => self.on_read_done(cx, id, result),
             Done::Synced { id } => self.on_store_synced(cx, id),
+            Done::NotPatched { id } => self.on_not_patched(cx, id),
+            Done::Sums { id, result } => self.on_store_sums(cx, id, result),
             Done::StageFailed { key, ver, code } => self.on_stage_failed(cx, &key, ver, code),
             Done::Damaged { key, ver } => self.on_damaged(cx, key, ver),
             Done::Failed { reason } => {
@@ -354,6 +385,9 @@ impl<P: Clone> Replica<P> {
                 Some(Turn::Forward(forward, payload, released)) => self.start_forward(cx, *forward, payload, released),
                 Some(Turn::Settle(sinks)) => self.start_settle(cx, key, sinks),
                 Some(Turn::Put(put, payload)) => self.start_put(cx, key, *put, payload),
+                Some(Turn::Sums(id)) => self.start_sums(cx, key, id),
+                Some(Turn::Patch(patch, parts)) => self.start_patch(cx, key, *patch, parts),
+                Some(Turn::Lost(lost)) => self.start_lost(cx, key, *lost),
                 Some(Turn::Drop) => self.start_drop(cx, key),
                 Some(Turn::Repair) => self.start_repair(cx, key),
                 None => {
@@ -396,9 +430,10 @@ impl<P: Hash> Hash for Replica<P> {
         // Every field by name: one that is forgotten here would make different replicas look equal.
         let Replica {
             me, config: _, condition, routing, lease, role, confirmed, chunks, sessions, reads, waiting, source, sink,
-            damage, kept, attempt, next_id, counters: _,
+            damage, kept, attempt, next_id, expiry, window, counters: _,
         } = self;
         (me, condition, routing, lease, role, confirmed, chunks, sessions).hash(to);
         (reads, waiting, source, sink, damage, kept, attempt, next_id).hash(to);
+        (expiry, window).hash(to);
     }
 }

@@ -25,6 +25,8 @@ pub(super) enum Reading {
     Forward { key: ChunkKey, attempt: u64, len: u32 },
     /// A chunk to be sent to the sink.
     Settle { key: ChunkKey, ver: Ver, len: u32 },
+    /// Blocks of a chunk that differ at the sink, by the comparison of that number.
+    Part { key: ChunkKey, id: u64, offset: u32, len: u32 },
     /// A chunk that a neighbour asked for, whose own copy is damaged.
     Fetch { to: TargetId, fetch: Fetch, held: Committed },
 }
@@ -37,6 +39,11 @@ impl Reading {
             Reading::Staging { read, .. } => Some(read.deadline),
             _ => None,
         }
+    }
+
+    /// Whether a client waits for it.
+    pub(super) fn is_clients(&self) -> bool {
+        matches!(self, Reading::Asking { .. } | Reading::Staging { .. } | Reading::Loading { .. })
     }
 
     fn client(&self) -> Option<&ClientRead> {
@@ -179,6 +186,9 @@ impl<P: Clone> Replica<P> {
             (Some(Reading::Settle { key, ver, len }), result) => {
                 self.on_settle_read(cx, &key, ver, result.map(|bytes| with(len, bytes)));
             }
+            (Some(Reading::Part { key, id, offset, len }), result) => {
+                self.on_part_read(cx, &key, id, offset, result.map(|bytes| with(len, bytes)));
+            }
             (Some(Reading::Fetch { to, fetch, held }), result) => {
                 self.on_fetch_read(cx, to, fetch, result.map(|bytes| (held, with(held.len, bytes))));
             }
@@ -227,12 +237,13 @@ impl<P: Clone> Replica<P> {
                 loading @ Reading::Loading { .. } => {
                     self.reads.insert(id, loading);
                 }
-                Reading::Forward { .. } | Reading::Settle { .. } | Reading::Fetch { .. } => {}
+                Reading::Forward { .. } | Reading::Settle { .. } | Reading::Part { .. } | Reading::Fetch { .. } => {}
             }
         }
     }
 
     pub(super) fn on_tick(&mut self, cx: &mut Cx<P>) {
+        self.expire_sessions(cx);
         let late = |r: &Reading| r.client().is_some_and(|read| read.deadline <= cx.now);
         let ids: Vec<u64> = self.waiting.iter().copied().filter(|id| self.reads.get(id).is_some_and(late)).collect();
         for id in ids {

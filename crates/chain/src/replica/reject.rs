@@ -45,6 +45,8 @@ impl<P: Clone> Replica<P> {
     pub(super) fn undone(&mut self, cx: &mut Cx<P>, key: &ChunkKey, code: Code, by: TargetId) {
         let Some(chunk) = self.chunks.get_mut(key) else { return };
         let Some(Busy::Update(inflight)) = chunk.busy.take_if(|busy| matches!(busy, Busy::Update(_))) else { return };
+        self.window.handed(&inflight.next);
+        self.window.answered(inflight.pred_attempt);
         chunk.repair = None;
         self.counters.rejects += 1;
         self.sessions.end(inflight.tag);
@@ -78,7 +80,10 @@ impl<P: Clone> Replica<P> {
             let Some(chunk) = self.chunks.get_mut(&key) else { continue };
             chunk.queue.retain(|turn| !matches!(turn, super::chunk::Turn::Settle(_)));
             match &mut chunk.busy {
-                Some(Busy::Update(inflight)) if inflight.undoing.is_none() => inflight.next = Next::Nobody,
+                Some(Busy::Update(inflight)) if inflight.undoing.is_none() => {
+                    self.window.handed(&inflight.next);
+                    inflight.next = Next::Nobody;
+                }
                 Some(Busy::Settle) => {
                     (chunk.busy, chunk.repair) = (None, None);
                     self.answer_asker(cx, &key);

@@ -27,6 +27,8 @@ pub(super) struct Damage {
     running: BTreeSet<ChunkKey>,
     /// Good bytes on their way to the disk, by the id the engine knows them by.
     installs: BTreeMap<u64, ChunkKey>,
+    /// Chunks of which resync brought no bytes, since nobody had them.
+    lost: BTreeSet<ChunkKey>,
     /// Chunks found damaged since the target was opened; one that was repaired counts anew.
     found: u64,
 }
@@ -48,6 +50,19 @@ impl Damage {
         self.wanted.remove(key);
     }
 
+    /// Resync brings this version without its bytes: they are damaged here too.
+    pub(super) fn lost(&mut self, key: &ChunkKey, ver: Ver) {
+        self.known.insert(key.clone(), ver);
+        self.lost.insert(key.clone());
+    }
+
+    /// What resync brought is durable.
+    pub(super) fn arrived(&mut self, key: &ChunkKey) {
+        if !self.lost.remove(key) {
+            self.forget(key);
+        }
+    }
+
     /// A version of the chunk was read whole and is what it should be: a read had failed for another reason.
     fn is_good(&mut self, key: &[u8], ver: Ver) {
         if let Some((key, _)) = self.known.get_key_value(key).filter(|(_, known)| **known == ver) {
@@ -59,6 +74,7 @@ impl Damage {
     pub(super) fn stand_down(&mut self) {
         self.running.clear();
         self.installs.clear();
+        self.lost.clear();
     }
 }
 

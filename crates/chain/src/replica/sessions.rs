@@ -3,7 +3,7 @@
 //! Committed outcomes are durable and live in the engine. Rejects live in memory: a request of another chain version
 //! is refused, so no other head needs them. Updates in progress are found by tag, so that a repeated request joins them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catena_types::{ChunkKey, ChunkStore, Failure, Seq, SessionId, SessionRow, Tag};
 
@@ -83,6 +83,18 @@ impl Sessions {
         if self.rejected.get(&tag.session()).is_some_and(|(seq, _)| *seq < tag.seq) {
             self.rejected.remove(&tag.session());
         }
+    }
+
+    /// Whether an update of the session is in progress.
+    pub(super) fn runs(&self, id: SessionId) -> bool {
+        let SessionId { client, channel } = id;
+        let all = Tag { client, channel, seq: 0 }..=Tag { client, channel, seq: Seq::MAX };
+        self.running.range(all).next().is_some()
+    }
+
+    /// Forgets the rejects of all other sessions.
+    pub(super) fn keep_rejects(&mut self, used: &BTreeSet<SessionId>) {
+        self.rejected.retain(|id, _| used.contains(id));
     }
 
     pub(super) fn clear(&mut self) {

@@ -20,6 +20,9 @@ impl<P: Clone> Replica<P> {
         if let Err(failure) = self.check_update(cx, &update) {
             return refuse(cx, [request], failure);
         }
+        if let Some(expiry) = &mut self.expiry {
+            expiry.note(update.tag.session());
+        }
         match self.sessions.look_up(update.tag, update.first, cx.store) {
             Known::New => {
                 self.sessions.start(update.tag, &update.key);

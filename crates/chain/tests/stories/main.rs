@@ -4,8 +4,11 @@ mod peers;
 mod repair;
 mod repair_resync;
 mod repair_updates;
+mod resync;
+mod sessions;
 #[path = "../support/mod.rs"]
 mod support;
+mod window;
 
 use catena_chain::{ClientUpdate, Event, Payload};
 use catena_types::{Code, LocalState, Op, Precondition};

@@ -43,23 +43,6 @@ fn the_sink_gives_back_what_it_has_of_the_same_version() {
 }
 
 #[test]
-fn a_chunk_that_nobody_has_ends_the_resync_and_is_named() {
-    let mut w = chain_with_chunk(3);
-    returns(&mut w, &[1, 2], &[]);
-    let report = w.t(2).replica.report();
-    assert!(report.sync_failed.contains("chunk k"), "{report:?}");
-    assert_eq!(w.t(3).replica.report().state, LocalState::Online, "what it holds is older: it must not serve");
-    // Overwritten as a whole, the chunk is good, and the next resync ends.
-    w.t(1).on(Event::Update(write(3, 3, tag(1, 3), b"written whole")));
-    w.settle();
-    assert_eq!(w.t(1).update_replies(), [(2, Code::Ok), (3, Code::Ok)]);
-    w.adopt(&chain(4, "1S 2S 3O"));
-    w.adopt(&chain(5, "1S 2S 3Y"));
-    assert_eq!(w.t(3).replica.report().state, LocalState::UpToDate);
-    good_everywhere(&mut w, b"written whole");
-}
-
-#[test]
 fn updates_wait_while_the_source_repairs_and_lost_messages_are_sent_again() {
     let mut w = chain_with_chunk(3);
     returns(&mut w, &[2], &["Fetch"]);

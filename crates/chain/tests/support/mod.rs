@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use catena_chain::{ClientRead, ClientUpdate, Command, Config, Event, Payload, Replica, RequestId, answers};
+use catena_types::store::Part;
 use catena_types::{
     Chain, ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, Member, Op, OpKind, Precondition, PublicState, Seq,
-    SessionId, SessionRow, Space, StageInfo, StageRequest, Staged, Tag, TargetId, Ver, crc,
+    SessionId, SessionRow, Space, StageInfo, StageRequest, Staged, Tag, TargetId, Ver, crc, limits,
 };
 use catena_wire::peer::{Body, PeerMsg};
 
@@ -28,6 +29,12 @@ pub struct FakeStore {
     chunks: BTreeMap<ChunkKey, Chunk>,
     sessions: BTreeMap<SessionId, SessionRow>,
     floor: Ver,
+    /// Ranges of blocks that patches have written, and their bytes.
+    pub patched: Vec<(ChunkKey, u32, usize)>,
+    /// The checksums of blocks are not known.
+    pub no_sums: bool,
+    /// The next patch does not make what it should.
+    pub lie: bool,
     /// Chunks whose committed bytes do not match their checksum.
     rotten: BTreeSet<ChunkKey>,
     /// What ends next, in order; moved out by the test.
@@ -63,6 +70,16 @@ impl FakeStore {
     /// What the disk holds of the committed version goes bad.
     pub fn rot(&mut self, key: &ChunkKey) {
         self.rotten.insert(key.clone());
+    }
+    /// The bytes are good after all.
+    pub fn unrot(&mut self, key: &ChunkKey) {
+        self.rotten.remove(key);
+    }
+    pub fn staged(&self, name: &str) -> bool {
+        self.chunks.get(&key(name)).and_then(|c| c.meta.staged).is_some_and(|s| s.durable)
+    }
+    pub fn meta_of(&self, name: &str) -> Option<Committed> {
+        self.chunks.get(&key(name))?.meta.committed
     }
     /// The stage that is under way ends without anything staged; the caller says so.
     pub fn fail_stage(&mut self, key: &ChunkKey) {
@@ -126,7 +143,7 @@ impl ChunkStore for FakeStore {
         self.sessions.iter().filter(|(id, _)| after.is_none_or(|a| **id > a)).take(limit).map(|(i, r)| (*i, *r)).collect()
     }
     fn space(&self) -> Space {
-        Space::default()
+        Space { chunks: self.chunks.len() as u64, ..Space::default() }
     }
 
     fn stage(&mut self, request: StageRequest<Bytes>) -> Result<(), Code> {
@@ -208,6 +225,49 @@ impl ChunkStore for FakeStore {
         self.pending.push(Done::Synced { id });
         Ok(())
     }
+    fn patch(&mut self, id: u64, key: &ChunkKey, committed: Committed, parts: Vec<Part<Bytes>>) -> Result<(), Code> {
+        let chunk = self.chunks.get(key).filter(|c| c.meta.staged.is_none());
+        let fits = |old: &Committed| old.ver < committed.ver && old.len <= committed.len;
+        let Some(chunk) = chunk.filter(|c| c.meta.committed.as_ref().is_some_and(fits)) else {
+            return Err(Code::InvalidArgument);
+        };
+        let mut bytes = chunk.committed.clone();
+        let at: Vec<_> = parts.iter().map(|p| (key.clone(), p.offset, p.payload.len())).collect();
+        for part in parts {
+            bytes.resize(bytes.len().max(part.offset as usize + part.payload.len()), 0);
+            bytes[part.offset as usize..][..part.payload.len()].copy_from_slice(&part.payload);
+        }
+        let lies = std::mem::take(&mut self.lie);
+        let chunk = self.chunk(key);
+        if !lies && (bytes.len() as u32, crc::crc32c(&bytes)) == (committed.len, committed.checksum) {
+            (chunk.meta.committed, chunk.committed) = (Some(committed), bytes);
+            self.log.push(format!("patch {key} v{}", committed.ver));
+            self.pending.push(Done::Synced { id });
+        } else {
+            self.pending.push(Done::NotPatched { id });
+        }
+        self.patched.extend(at);
+        Ok(())
+    }
+    fn install_lost(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, committed: Committed) -> Result<(), Code> {
+        self.log.push(format!("lost {key} v{}", committed.ver));
+        let meta = ChunkMeta { chunk_size, committed: Some(committed), staged: None };
+        let committed = vec![0; committed.len as usize];
+        self.chunks.insert(key.clone(), Chunk { meta, committed, staged: Vec::new(), whole: false });
+        self.rotten.insert(key.clone());
+        self.pending.push(Done::Synced { id });
+        Ok(())
+    }
+    fn sums(&mut self, id: u64, key: &ChunkKey, ver: Ver) {
+        let chunk = &self.chunks[key];
+        assert_eq!(chunk.meta.commit_ver(), ver);
+        let padded = |block: &[u8]| crc::crc32c(&[block, &vec![0; limits::BLOCK as usize - block.len()]].concat());
+        let result = match self.no_sums {
+            true => Err(Code::Corrupt),
+            false => Ok(chunk.committed.chunks(limits::BLOCK as usize).map(padded).collect()),
+        };
+        self.pending.push(Done::Sums { id, result });
+    }
     fn purge(&mut self, id: u64, key: &ChunkKey) {
         self.log.push(format!("purge {key}"));
         self.chunks.remove(key);
@@ -221,6 +281,12 @@ impl ChunkStore for FakeStore {
         let newest = self.sessions.entry(id).or_insert(row);
         if row.seq > newest.seq {
             *newest = row;
+        }
+    }
+    fn drop_session(&mut self, id: SessionId, seq: Seq) {
+        if self.sessions.get(&id).is_some_and(|row| row.seq == seq) {
+            self.log.push(format!("drop session {}", id.channel));
+            self.sessions.remove(&id);
         }
     }
     fn raise_remove_floor(&mut self, floor: Ver) {
@@ -247,7 +313,9 @@ pub const LEASE_END: u64 = 1_000_000_000;
 
 impl Target {
     pub fn new(id: TargetId) -> Target {
-        let config = Config { page_chunks: 2, sync_window: 2, ..Config::default() };
+        Target::with(id, Config { page_chunks: 2, sync_window: 2, ..Config::default() })
+    }
+    pub fn with(id: TargetId, config: Config) -> Target {
         Target { id, replica: Replica::new(id, config), store: FakeStore::default(), out: Vec::new(), asked: (0, 0) }
     }
 
@@ -396,7 +464,14 @@ pub struct World {
 impl World {
     /// Targets 1..=n, all SERVING under chain version 1, leased and confirmed.
     pub fn new(n: u32) -> World {
-        let mut world = World { targets: (1..=n).map(Target::new).collect() };
+        World::of((1..=n).map(Target::new).collect())
+    }
+    pub fn with(n: u32, config: &Config) -> World {
+        World::of((1..=n).map(|id| Target::with(id, config.clone())).collect())
+    }
+    fn of(targets: Vec<Target>) -> World {
+        let n = targets.len();
+        let mut world = World { targets };
         let members: Vec<String> = (1..=n).map(|i| format!("{i}S")).collect();
         world.adopt(&chain(1, &members.join(" ")));
         world
@@ -457,11 +532,18 @@ pub fn name(msg: &PeerMsg) -> String {
         Some(Body::SyncPage(_)) => format!("SyncPage→{to}"),
         Some(Body::Page(p)) => format!("Page({} chunks)→{to}", p.entries.len()),
         Some(Body::SyncPut(_)) => format!("SyncPut→{to}"),
+        Some(Body::SyncSums(_)) => format!("SyncSums→{to}"),
+        Some(Body::Sums(s)) => format!("Sums({})→{to}", s.crcs.len()),
+        Some(Body::SyncPart(p)) => format!("SyncPart({})→{to}", p.offset),
+        Some(Body::SyncPatch(p)) => format!("SyncPatch(v{}, {} parts)→{to}", p.committed.ver, p.parts),
+        Some(Body::SyncLost(l)) => format!("SyncLost(v{})→{to}", l.committed.ver),
         Some(Body::SyncDrop(_)) => format!("SyncDrop→{to}"),
         Some(Body::Synced(s)) => format!("Synced({:?})→{to}", s.code()),
         Some(Body::SyncSessions(s)) => format!("SyncSessions({})→{to}", s.rows.len()),
         Some(Body::SyncDone(_)) => format!("SyncDone→{to}"),
         Some(Body::SyncDoneReply(_)) => format!("SyncDoneReply→{to}"),
+        Some(Body::Credit(c)) => format!("Credit({:?})→{to}", c.attempts),
+        Some(Body::Expire(e)) => format!("Expire({})→{to}", e.idle.len()),
         Some(Body::Fetch(f)) => format!("Fetch(v{})→{to}", f.ver),
         Some(Body::Fetched(f)) => format!("Fetched({:?})→{to}", f.code()),
         None => "nothing".into(),

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use catena_types::limits::{BLOCK, MAX_CHUNK};
-use catena_types::{ChainVer, ChunkKey, Committed, SessionId, SessionRow, Tag, Ver};
+use catena_types::{ChainVer, ChunkKey, Committed, Seq, SessionId, SessionRow, Tag, Ver};
 
 use super::codec::{Get, Put};
 use super::parity::stored_blocks;
@@ -171,6 +171,8 @@ pub(crate) enum Record {
     ClearSessions,
     /// A session row is merged.
     PutSession { id: SessionId, row: SessionRow },
+    /// The session's row is gone, if it is that of update `seq`.
+    DropSession { id: SessionId, seq: Seq },
     /// The remove floor is at least this.
     Floor(Ver),
     /// The committed version `ver` of the chunk, unchanged, lies elsewhere.
@@ -202,7 +204,11 @@ impl Record {
             | Record::Install { key, .. }
             | Record::Purge { key }
             | Record::Move { key, .. } => Some(key),
-            Record::ClearSessions | Record::PutSession { .. } | Record::Floor(_) | Record::Scrub(_) => None,
+            Record::ClearSessions
+            | Record::PutSession { .. }
+            | Record::DropSession { .. }
+            | Record::Floor(_)
+            | Record::Scrub(_) => None,
         }
     }
 
@@ -269,6 +275,12 @@ impl Record {
                 out.put_u8(10);
                 mark.encode(out);
             }
+            Record::DropSession { id, seq } => {
+                out.put_u8(11);
+                out.put_u64(id.client);
+                out.put_u32(id.channel);
+                out.put_u64(*seq);
+            }
         }
         let len = (out.len() - start - 4) as u32;
         out[start..start + 4].copy_from_slice(&len.to_le_bytes());
@@ -307,6 +319,7 @@ impl Record {
                 Record::Move { key, ver, placed }
             }
             10 => Record::Scrub(ScrubMark::decode(get)?),
+            11 => Record::DropSession { id: SessionId { client: get.u64()?, channel: get.u32()? }, seq: get.u64()? },
             _ => return None,
         })
     }

@@ -1,6 +1,6 @@
 //! What ends a staged update, and the small records: commit, unstage, purge, sessions, remove floor, sync.
 
-use catena_types::{ChainVer, ChunkKey, Committed, SessionId, SessionRow, Staged, Ver};
+use catena_types::{ChainVer, ChunkKey, Committed, Seq, SessionId, SessionRow, Staged, Ver};
 
 use super::group::Notify;
 use super::in_place::{given_up, mapped, outside};
@@ -111,6 +111,13 @@ impl<D: Disk> CowStore<D> {
         if self.failed.is_none() {
             self.sessions.clear();
             self.enqueue(Some(&Record::ClearSessions), false, Notify::None, 0, Vec::new());
+        }
+    }
+
+    pub(super) fn forget_session(&mut self, id: SessionId, seq: Seq) {
+        if self.failed.is_none() && self.sessions.get(&id).is_some_and(|row| row.seq == seq) {
+            self.sessions.remove(&id);
+            self.enqueue(Some(&Record::DropSession { id, seq }), false, Notify::None, 0, Vec::new());
         }
     }
 

@@ -347,7 +347,9 @@ impl<D: Disk> CowStore<D> {
         self.reserved -= s.fresh_blocks();
         self.stats.staged += 1;
         self.metrics.staged(op, self.now, u64::from(info.blocks_written) * BLOCK64);
-        self.done.push(Done::Staged { key, ver, info });
+        if !self.patch_staged(&key, ver, op, info.checksum) {
+            self.done.push(Done::Staged { key, ver, info });
+        }
     }
 
     /// The journal is full: what the queue describes goes into a checkpoint directly, and no append is written before

@@ -24,6 +24,7 @@ mod group;
 mod in_place;
 mod index;
 mod journal;
+mod patch;
 mod punch;
 mod read;
 mod recover;
@@ -42,9 +43,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 use catena_arena::{AlignedBuf, Arena};
 use catena_types::limits::BLOCK;
+use catena_types::store::Part;
 use catena_types::{
-    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, SessionId, SessionRow, Space, StageRequest, Staged, Time,
-    Ver,
+    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, Seq, SessionId, SessionRow, Space, StageRequest, Staged,
+    Time, Ver,
 };
 
 use crate::alloc::{Allocator, Run};
@@ -62,6 +64,7 @@ use group::{Group, Pending};
 use in_place::{Apply, Overlay, slot_blocks};
 use index::{Index, Place};
 use journal::Journal;
+use patch::{Patch, SumsOp};
 use punch::Punch;
 use read::{ReadOp, Reader, version_of};
 use scrub::Scrub;
@@ -166,6 +169,8 @@ enum Op {
     },
     /// A chunk is being moved together.
     Move,
+    /// Checksums of blocks are being collected.
+    Sums(SumsOp),
 }
 
 /// What an IO belongs to.
@@ -217,6 +222,8 @@ pub struct CowStore<D: Disk> {
     /// The leaves that the last checkpoint names.
     image: Vec<Rc<Place>>,
     staged: BTreeMap<ChunkKey, StagedEntry>,
+    /// Those of them that are committed as soon as they are durable, by their operation.
+    patches: BTreeMap<u64, Patch>,
     /// Sum of [`StagedEntry::growth`].
     growth: u64,
     /// Bytes that wait for their commit or their apply.
@@ -486,6 +493,7 @@ impl<D: Disk> CowStore<D> {
             Some(Op::Read(_)) => self.wake_read(op),
             Some(Op::Asking(_)) => self.read_again(op),
             Some(Op::Update(_)) => self.wake_update(op),
+            Some(Op::Sums(_)) => self.wake_sums(op),
             _ => {}
         }
     }
@@ -636,7 +644,7 @@ impl<D: Disk> ChunkStore for CowStore<D> {
     }
 
     fn stage(&mut self, request: StageRequest<Bytes>) -> Result<(), Code> {
-        self.start_stage(request)
+        self.start_stage(request, Vec::new())
     }
 
     fn commit(&mut self, key: &ChunkKey, ver: Ver, chain_ver: ChainVer) {
@@ -655,6 +663,18 @@ impl<D: Disk> ChunkStore for CowStore<D> {
         self.start_install(id, key, chunk_size, committed, payload)
     }
 
+    fn patch(&mut self, id: u64, key: &ChunkKey, committed: Committed, parts: Vec<Part<Bytes>>) -> Result<(), Code> {
+        self.start_patch(id, key, committed, parts)
+    }
+
+    fn install_lost(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, committed: Committed) -> Result<(), Code> {
+        self.start_install_lost(id, key, chunk_size, committed)
+    }
+
+    fn sums(&mut self, id: u64, key: &ChunkKey, ver: Ver) {
+        self.start_sums(id, key, ver);
+    }
+
     fn purge(&mut self, id: u64, key: &ChunkKey) {
         self.purge_chunk(id, key);
     }
@@ -665,6 +685,10 @@ impl<D: Disk> ChunkStore for CowStore<D> {
 
     fn put_session(&mut self, id: SessionId, row: SessionRow) {
         self.merge_session(id, row);
+    }
+
+    fn drop_session(&mut self, id: SessionId, seq: Seq) {
+        self.forget_session(id, seq);
     }
 
     fn raise_remove_floor(&mut self, floor: Ver) {

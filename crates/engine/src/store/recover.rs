@@ -115,6 +115,7 @@ impl<D: Disk> CowStore<D> {
             growth: state.staged.values().map(|s| s.growth).sum(),
             held_bytes: state.staged.values().map(StagedEntry::held_bytes).sum(),
             staged: state.staged,
+            patches: BTreeMap::new(),
             table: state.table,
             loads: BTreeMap::new(),
             overlay: BTreeMap::new(),

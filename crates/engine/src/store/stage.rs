@@ -10,11 +10,11 @@ use std::ops::Range;
 use bytes::Bytes;
 use catena_arena::{AlignedBuf, MAX_BUF};
 use catena_types::limits::{BLOCK, valid_chunk_size};
-use catena_types::store::ChecksumMethod;
+use catena_types::store::{ChecksumMethod, Part};
 use catena_types::{ChunkKey, Code, Committed, Done, OpKind, StageInfo, StageRequest, Staged, Ver};
 
 use super::group::Notify;
-use super::in_place::{held_of, in_use, mapped, slot_blocks};
+use super::in_place::{held_of, in_use, mapped, outside, slot_blocks};
 use super::read::{Piece, assemble};
 use super::sums::{Missing, Sums};
 use super::{BLOCK64, CowStore, KICK_BYTES, Op, Owner, StagedEntry, buffer, freed, version_of};
@@ -59,6 +59,8 @@ struct Base {
 /// An update that is not recorded yet.
 struct Plan {
     request: StageRequest<Bytes>,
+    /// The bytes, where they are not the request's payload.
+    parts: Vec<Part<Bytes>>,
     base: Option<Base>,
     shape: Shape,
     place: Place,
@@ -90,10 +92,14 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(request: &StageRequest<Bytes>, base: Option<&Version>) -> Shape {
+    fn of(request: &StageRequest<Bytes>, parts: &[Part<Bytes>], base: Option<&Version>) -> Shape {
         let op = &request.op;
         let old = base.map_or(0, |v| v.len);
         let len = op.new_len(old);
+        if !parts.is_empty() {
+            let (first, end) = (op.offset / BLOCK, (op.offset + op.len).div_ceil(BLOCK));
+            return Shape { len, first, count: end - first, merge: kept(first..end, parts, old) };
+        }
         let kept = |block: u32| block < blocks(old);
         match op.kind() {
             OpKind::Write if op.len > 0 => {
@@ -124,9 +130,10 @@ impl Shape {
     }
 
     /// The same update, written as the whole chunk.
-    fn whole(&self, request: &StageRequest<Bytes>, old: u32) -> Shape {
+    fn whole(&self, request: &StageRequest<Bytes>, parts: &[Part<Bytes>], old: u32) -> Shape {
         let (count, op) = (blocks(self.len), &request.op);
         let merge = match op.kind() {
+            _ if !parts.is_empty() => kept(0..count, parts, old),
             OpKind::Write => {
                 let start = op.offset.div_ceil(BLOCK).min(blocks(old));
                 let end = op.offset + op.len;
@@ -140,14 +147,15 @@ impl Shape {
 }
 
 impl<D: Disk> CowStore<D> {
-    pub(super) fn start_stage(&mut self, request: StageRequest<Bytes>) -> Result<(), Code> {
+    /// Stages an update whose bytes are its payload, or these parts of what it covers.
+    pub(super) fn start_stage(&mut self, request: StageRequest<Bytes>, parts: Vec<Part<Bytes>>) -> Result<(), Code> {
         if self.failed.is_some() {
             return Err(Code::Io);
         }
         let item = self.index.get(&request.key);
         let sound = request.op.check(request.chunk_size).is_ok()
             && valid_chunk_size(request.chunk_size)
-            && request.payload.len() == request.op.payload_len() as usize
+            && (!parts.is_empty() || request.payload.len() == request.op.payload_len() as usize)
             && !self.staged.contains_key(&request.key)
             && item.as_ref().is_none_or(|i| i.chunk_size == request.chunk_size && i.committed.ver < request.ver);
         if !sound {
@@ -156,9 +164,10 @@ impl<D: Disk> CowStore<D> {
         }
         let memory = self.overlay.get(&request.key).map_or_else(Vec::new, |o| o.pieces());
         let base = item.map(|i| Base { ver: i.committed.ver, slot: i.slot, version: version_of(i), memory });
-        let mut shape = Shape::of(&request, base.as_ref().map(|b| &b.version));
-        let growth = self.admit_growth(&request.key, request.op.kind(), base.is_some(), shape.count)?;
-        let place = self.place(&request, base.as_ref(), &mut shape)?;
+        let mut shape = Shape::of(&request, &parts, base.as_ref().map(|b| &b.version));
+        let kind = if parts.is_empty() { request.op.kind() } else { OpKind::None };
+        let growth = self.admit_growth(&request.key, kind, base.is_some(), shape.count)?;
+        let place = self.place(&request, &parts, base.as_ref(), &mut shape)?;
         let op = self.take_op();
         let staged = Staged {
             ver: request.ver,
@@ -181,15 +190,21 @@ impl<D: Disk> CowStore<D> {
             shape.merge.iter().flat_map(|range| self.pieces(&b.version, old, range.clone())).collect()
         });
         let sums = base.as_ref().map_or_else(|| Sums::new([]), |b| sums_of(&request, &b.version, &shape, &place.runs));
-        let plan = Plan { request, base, shape, place, pieces, sums, asked: false, again: false };
+        let plan = Plan { request, parts, base, shape, place, pieces, sums, asked: false, again: false };
         self.ops.insert(op, Op::Update(UpdateOp { plan: None, waiting: 0, writes_left: 0, bytes: 0, in_group: false }));
         self.read_bases(op, Box::new(plan));
         Ok(())
     }
 
     /// Takes the space an update needs.
-    fn place(&mut self, request: &StageRequest<Bytes>, base: Option<&Base>, shape: &mut Shape) -> Result<Place, Code> {
-        let kind = request.op.kind();
+    fn place(
+        &mut self,
+        request: &StageRequest<Bytes>,
+        parts: &[Part<Bytes>],
+        base: Option<&Base>,
+        shape: &mut Shape,
+    ) -> Result<Place, Code> {
+        let kind = if parts.is_empty() { request.op.kind() } else { OpKind::None };
         if self.superblock.params.kind == StoreKind::Cow {
             let runs = self.reserve(kind, shape.count)?;
             return Ok(Place { fresh: runs.clone(), runs, slot: None, held: Vec::new() });
@@ -212,7 +227,7 @@ impl<D: Disk> CowStore<D> {
         }
         // Too much for the journal: the whole chunk moves to a slot of its own choice.
         if let Some(base) = base.filter(|_| slot.is_some()) {
-            *shape = shape.whole(request, base.version.len);
+            *shape = shape.whole(request, parts, base.version.len);
         }
         let slot = self.reserve_slot(kind, slot_blocks(request.chunk_size))?;
         Ok(Place { runs: run_at(slot.disk, shape), slot: Some(slot.disk), fresh: vec![slot], held: Vec::new() })
@@ -314,7 +329,9 @@ impl<D: Disk> CowStore<D> {
         self.reserved -= side.fresh_blocks();
         self.metrics.dropped(op);
         self.give_back(&side.fresh);
-        self.done.push(Done::StageFailed { key: key.clone(), ver, code: Code::Corrupt });
+        if !self.patch_ended(op) {
+            self.done.push(Done::StageFailed { key: key.clone(), ver, code: Code::Corrupt });
+        }
     }
 
     /// Everything needed is here: computes checksums, issues the writes, queues the record.
@@ -385,7 +402,16 @@ impl<D: Disk> CowStore<D> {
             return Vec::new();
         }
         if op.kind() != OpKind::Write {
-            return vec![self.merged(plan, shape.written(), &[], 0, plan.shape.len)];
+            return vec![self.merged(plan, shape.written(), &[], plan.shape.len)];
+        }
+        if let [part] = &plan.parts[..]
+            && shape.written() == (part.offset / BLOCK..(part.offset + part.len) / BLOCK)
+        {
+            return vec![part.payload.clone()];
+        }
+        if !plan.parts.is_empty() {
+            let parts: Vec<(u32, &[u8])> = plan.parts.iter().map(|p| (p.offset, &p.payload[..])).collect();
+            return vec![self.merged(plan, shape.written(), &parts, u32::MAX)];
         }
         let aligned_start = op.offset.is_multiple_of(BLOCK);
         let exact = shape.first == op.offset / BLOCK && shape.count == blocks(op.len);
@@ -394,17 +420,17 @@ impl<D: Disk> CowStore<D> {
         }
         let fits = u64::from(shape.count) * BLOCK64 <= MAX_BUF as u64;
         if !aligned_start || !exact || (fits && op.len < COPY_BELOW) {
-            return vec![self.merged(plan, shape.written(), payload, op.offset, u32::MAX)];
+            return vec![self.merged(plan, shape.written(), &[(op.offset, payload)], u32::MAX)];
         }
         // Whole blocks straight from the payload, the last one merged.
         let whole = (op.len / BLOCK * BLOCK) as usize;
         let last = shape.written().end - 1;
-        let tail = self.merged(plan, last..last + 1, &payload[whole..], last * BLOCK, u32::MAX);
+        let tail = self.merged(plan, last..last + 1, &[(last * BLOCK, &payload[whole..])], u32::MAX);
         vec![payload.slice(..whole), tail]
     }
 
-    /// Blocks `range` of the chunk: old bytes where they are kept, up to `cut`, and `payload` at `offset`.
-    fn merged(&self, plan: &Plan, range: Range<u32>, payload: &[u8], offset: u32, cut: u32) -> Bytes {
+    /// Blocks `range` of the chunk: old bytes where they are kept, up to `cut`, and new ones at their offsets.
+    fn merged(&self, plan: &Plan, range: Range<u32>, new: &[(u32, &[u8])], cut: u32) -> Bytes {
         let start = range.start as usize * BLOCK as usize;
         let memory = plan.base.as_ref().map_or(&[][..], |b| &b.memory);
         let mut buf = assemble(&self.arena, range, &plan.pieces, memory);
@@ -412,9 +438,9 @@ impl<D: Disk> CowStore<D> {
         if let Some(keep) = keep {
             buf[keep..].fill(0);
         }
-        if !payload.is_empty() {
-            let to = offset as usize - start;
-            buf[to..to + payload.len()].copy_from_slice(payload);
+        for (offset, bytes) in new.iter().filter(|(_, bytes)| !bytes.is_empty()) {
+            let to = *offset as usize - start;
+            buf[to..to + bytes.len()].copy_from_slice(bytes);
         }
         buf.freeze()
     }
@@ -478,6 +504,7 @@ impl<D: Disk> CowStore<D> {
             self.reserved -= side.fresh_blocks();
         }
         self.metrics.dropped(side.op);
+        self.patch_ended(side.op);
         if side.seq.is_none() {
             self.queue.retain(|p| !matches!(&p.notify, Notify::Staged { op, .. } if *op == side.op));
         }
@@ -512,6 +539,20 @@ impl<D: Disk> CowStore<D> {
         if Version::default().derived_checksum(&change, |_| 0, &crcs) != committed.checksum {
             return Err(Code::PayloadCorrupt);
         }
+        self.put_whole(id, key, chunk_size, committed, &segments, crcs)
+    }
+
+    /// Puts a committed version in place of whatever is there: these bytes, in whole blocks, with these checksums.
+    pub(super) fn put_whole(
+        &mut self,
+        id: u64,
+        key: &ChunkKey,
+        chunk_size: u32,
+        committed: Committed,
+        segments: &[Bytes],
+        crcs: Vec<u32>,
+    ) -> Result<(), Code> {
+        let count = blocks(committed.len);
         self.admit_growth(key, OpKind::None, self.index.get(key).is_some(), count)?;
         let in_place = self.superblock.params.kind == StoreKind::InPlace && count > 0;
         let slot = if in_place { Some(self.reserve_slot(OpKind::None, slot_blocks(chunk_size))?) } else { None };
@@ -521,17 +562,18 @@ impl<D: Disk> CowStore<D> {
         };
         let slot = slot.map(|s| s.disk);
         let op = self.take_op();
-        let extents = Version::default().derived_extents(&Change { runs: &runs, ..change });
+        let change = Change { len: committed.len, first: 0, count, runs: &runs };
+        let extents = Version::default().derived_extents(&change);
         let frees = self.replace_entry(key, Some(&ChunkItem { chunk_size, committed, slot, extents }));
         self.learn(&runs, &crcs, 0, &[]);
         let overlay = self.overlay.entry(key.clone()).or_default();
         let mut first = 0;
-        for segment in &segments {
+        for segment in segments {
             overlay.lay(op, Held { first, bytes: segment.clone() });
             first += (segment.len() / BLOCK as usize) as u32;
         }
         self.ops.insert(op, Op::Update(UpdateOp { plan: None, waiting: 0, writes_left: 0, bytes: 0, in_group: false }));
-        self.issue_writes(op, &runs, &segments, 0, &[]);
+        self.issue_writes(op, &runs, segments, 0, &[]);
         let placed = Placed { runs, crcs, slot };
         let record = Record::Install { key: key.clone(), chunk_size, committed, placed };
         self.enqueue(Some(&record), true, Notify::Installed { id, key: key.clone(), op }, op, frees);
@@ -595,7 +637,7 @@ impl Plan {
         let base = self.base.as_ref().map_or(&empty, |b| &b.version);
         let change = Change { len: shape.len, first: shape.first, count: shape.count, runs: &self.place.runs };
         let extents = base.derived_extents(&change);
-        let (checksum, method) = if is_whole(request, shape) {
+        let (checksum, method) = if self.parts.is_empty() && is_whole(request, shape) {
             // Keeps the checksum that came with the payload: should memory have rotted since, reads will say so.
             (request.payload_crc, ChecksumMethod::Reuse)
         } else {
@@ -614,10 +656,17 @@ fn is_whole(request: &StageRequest<Bytes>, shape: &Shape) -> bool {
 
 /// The checksums an update needs of the version before it.
 fn sums_of(request: &StageRequest<Bytes>, base: &Version, shape: &Shape, runs: &[Run]) -> Sums {
-    if request.op.kind() == OpKind::Remove || is_whole(request, shape) {
+    let parts = request.payload.len() != request.op.payload_len() as usize;
+    if request.op.kind() == OpKind::Remove || (is_whole(request, shape) && !parts) {
         return Sums::new([]);
     }
     Sums::new(base.needed(&Change { len: shape.len, first: shape.first, count: shape.count, runs }))
+}
+
+/// The blocks of `range` that stay as they are in a chunk of `old` bytes, where these parts are written.
+fn kept(range: Range<u32>, parts: &[Part<Bytes>], old: u32) -> Vec<Range<u32>> {
+    let written: Vec<_> = parts.iter().map(|p| p.offset / BLOCK..(p.offset + p.len).div_ceil(BLOCK)).collect();
+    outside(range.start..range.end.min(blocks(old)).max(range.start), &written)
 }
 
 /// Where the written blocks lie in a slot.

@@ -521,6 +521,7 @@ impl<D: Disk> World<D> {
                 assert!(self.faulty.is_some(), "{key} version {ver} is damaged");
                 self.corrupt.insert((key, ver));
             }
+            other @ (Done::NotPatched { .. } | Done::Sums { .. }) => panic!("nobody asked for {other:?}"),
             Done::Failed { reason } => {
                 assert!(self.faulty.is_some(), "{reason}");
                 self.failed = Some(reason);

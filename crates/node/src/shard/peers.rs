@@ -14,7 +14,7 @@ use bytes::Bytes;
 use catena_arena::Arena;
 use catena_chain::{Event, Payload, answers};
 use catena_net::{Frame, FrameSender, connect};
-use catena_types::limits::{MAX_KEY, valid_chunk_size};
+use catena_types::limits::{MAX_CHUNK, MAX_KEY, valid_chunk_size};
 use catena_types::{Code, Failure, Incarnation, NodeId, ShardId, TargetId};
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
@@ -221,11 +221,8 @@ impl Shard {
             self.status.fenced += 1;
             return;
         }
-        let payload = matches!(msg.body, Some(Body::Forward(_) | Body::SyncPut(_) | Body::Fetched(_))).then(|| Payload {
-            len: frame.payload.len() as u32,
-            crc: frame.payload_crc,
-            data: frame.payload,
-        });
+        let payload = matches!(msg.body, Some(Body::Forward(_) | Body::SyncPut(_) | Body::SyncPart(_) | Body::Fetched(_)))
+            .then(|| Payload { len: frame.payload.len() as u32, crc: frame.payload_crc, data: frame.payload });
         self.give(msg.to, Event::Peer { msg, payload });
     }
 
@@ -302,6 +299,19 @@ fn check_message(msg: &PeerMsg, frame: &Frame) -> Result<(), String> {
             }
             check_key(&m.key)
         }
+        Some(Body::SyncPart(m)) => {
+            if frame.payload.is_empty() || m.offset as usize + frame.payload.len() > MAX_CHUNK as usize {
+                return Err("a part of a chunk that no chunk has".to_owned());
+            }
+            check_key(&m.key)
+        }
+        Some(Body::SyncLost(m)) => {
+            check_chunk_size(m.chunk_size)?;
+            check_key(&m.key)
+        }
+        Some(Body::SyncSums(m)) => check_key(&m.key),
+        Some(Body::Sums(m)) => check_key(&m.key),
+        Some(Body::SyncPatch(m)) => check_key(&m.key),
         Some(Body::Release(m)) => check_key(&m.key),
         Some(Body::Reply(m)) => check_key(&m.key),
         Some(Body::Reject(m)) => check_key(&m.key),

@@ -52,23 +52,26 @@ pub(super) struct Targets {
     dones: Vec<Done<Bytes>>,
     reopens: BTreeSet<usize>,
     changed: bool,
+    /// Of every state machine.
+    config: Config,
 }
 
 impl Targets {
     /// Targets that have been opened and not been adopted.
-    pub(super) fn new(opened: Vec<Opened>) -> Targets {
+    pub(super) fn new(opened: Vec<Opened>, config: Config) -> Targets {
         let target = |opened| Target {
             id: 0,
             chain: 0,
             opened: Some(opened),
-            replica: Replica::new(0, Config::default()),
+            replica: Replica::new(0, config.clone()),
             open_count: 1,
             gate: None,
             failed: String::new(),
             seen: (LocalState::Online, 0),
             waits_since: None,
         };
-        Targets { list: opened.into_iter().map(target).collect(), ..Targets::default() }
+        let list = opened.into_iter().map(target).collect();
+        Targets { list, config, ..Targets::default() }
     }
 
     /// What to offer to the manager, and the cluster each belongs to (0: none).
@@ -88,7 +91,7 @@ impl Targets {
                 opened.store.adopt(identity.cluster, id)?;
             }
             target.id = id;
-            target.replica = Replica::new(id, Config::default());
+            target.replica = Replica::new(id, self.config.clone());
             self.by_id.insert(id, n);
         }
         Ok(())
@@ -118,12 +121,13 @@ impl Targets {
 
     /// Everything about a target's store; starts a scrub pass if told so.
     pub(super) fn describe(&mut self, id: TargetId, scrub: bool) -> TargetReply {
-        let opened = self.by_id.get(&id).and_then(|&n| self.list[n].opened.as_mut());
-        let Some(opened) = opened else { return TargetReply::default() };
+        let Some(&n) = self.by_id.get(&id) else { return TargetReply::default() };
+        let target = &mut self.list[n];
+        let Some(opened) = &mut target.opened else { return TargetReply::default() };
         if scrub {
             opened.store.start_scrub();
         }
-        crate::status::describe(&opened.store)
+        crate::status::describe(&opened.store, &target.replica)
     }
 
     /// Gives a target an event. One that is not here, or not open, gets nothing.
@@ -265,7 +269,7 @@ impl Targets {
                 target.failed = e.to_string();
             }
         }
-        target.replica = Replica::new(target.id, Config::default());
+        target.replica = Replica::new(target.id, self.config.clone());
         target.open_count += 1;
         target.gate = None;
         target.waits_since = None;
@@ -342,7 +346,7 @@ impl Target {
             open_count: self.open_count,
             space: self.space(),
             sync_failed: report.sync_failed,
-            synced_chunks: report.synced_chunks,
+            sync: report.sync,
             failed,
             store: self.opened.as_ref().map(|o| crate::status::store_report(&o.store)),
         }

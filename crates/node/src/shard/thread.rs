@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use catena_arena::Arena;
+use catena_chain::Config;
 use catena_net::Listener;
 use catena_types::ShardId;
 use catena_wire::manager::TargetOffer;
@@ -144,7 +145,7 @@ async fn open(config: &ShardConfig, inbox: mpsc::UnboundedSender<Inbox>) -> Resu
         changed: config.changed.clone(),
         identity: None,
         routing: None,
-        targets: Targets::new(opened),
+        targets: Targets::new(opened, Config { sync_rate: node.sync_rate, ..Config::default() }),
         conns: HashMap::new(),
         next_conn: Rc::new(Cell::new(1)),
         peers: super::Peers::default(),

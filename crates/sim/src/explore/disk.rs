@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hash;
 
+use catena_types::store::Part;
 use catena_types::{
-    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, OpKind, SessionId, SessionRow, Space, StageInfo,
+    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, OpKind, Seq, SessionId, SessionRow, Space, StageInfo,
     StageRequest, Staged, Tag, Ver,
 };
 
@@ -341,6 +342,20 @@ impl ChunkStore for Disk {
         Ok(())
     }
 
+    fn patch(&mut self, id: u64, key: &ChunkKey, c: Committed, _parts: Vec<Part<u8>>) -> Result<(), Code> {
+        self.complain(format!("a chunk of one block is sent whole: {key} {c:?}, patch {id}"));
+        Err(Code::InvalidArgument)
+    }
+
+    fn install_lost(&mut self, id: u64, key: &ChunkKey, _chunk_size: u32, c: Committed) -> Result<(), Code> {
+        self.complain(format!("nothing rots here: {key} {c:?}, install {id}"));
+        Err(Code::InvalidArgument)
+    }
+
+    fn sums(&mut self, id: u64, key: &ChunkKey, ver: Ver) {
+        self.complain(format!("a chunk of one block is not compared: {key} version {ver}, question {id}"));
+    }
+
     fn purge(&mut self, id: u64, key: &ChunkKey) {
         self.cancel_stage(key);
         self.record(Record::Purge(key.clone()));
@@ -353,6 +368,10 @@ impl ChunkStore for Disk {
 
     fn put_session(&mut self, id: SessionId, row: SessionRow) {
         self.record(Record::PutSession(id, row));
+    }
+
+    fn drop_session(&mut self, id: SessionId, seq: Seq) {
+        self.complain(format!("sessions do not expire here: {id:?} {seq}"));
     }
 
     fn raise_remove_floor(&mut self, floor: Ver) {

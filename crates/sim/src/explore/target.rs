@@ -100,5 +100,5 @@ pub(super) fn read(request: u64, chain_ver: u64, key: &ChunkKey) -> Event<u8> {
 
 /// Pages of one chunk, so that a cursor stands between two.
 fn config() -> Config {
-    Config { page_chunks: 1, sync_window: 1, session_batch: 8, ..Config::default() }
+    Config { page_chunks: 1, sync_window: 1, session_batch: 8, session_ttl: 0, ..Config::default() }
 }

@@ -24,6 +24,8 @@ pub(super) struct Client {
 
 pub(super) struct Lane {
     channel: Channel,
+    /// Another one, which is taken up now and then: what is not used for long is forgotten.
+    spare: Channel,
     call: Option<Call>,
     /// Number of the present call: late answers name another.
     number: u64,
@@ -73,7 +75,8 @@ impl Client {
         (0..plan.clients)
             .map(|n| {
                 let client = rng.bits() << 8 | n as u64;
-                let lane = |channel| Lane { channel: Channel::new(SessionId { client, channel }), call: None, number: 0 };
+                let new = |channel| Channel::new(SessionId { client, channel });
+                let lane = |n| Lane { channel: new(n), spare: new(n + 100), call: None, number: 0 };
                 Client { lanes: (0..plan.lanes as u32).map(lane).collect(), routing: Arc::default(), refreshing: false }
             })
             .collect()
@@ -132,7 +135,11 @@ impl World {
         } else {
             let (op, data, precondition) = self.random_update();
             let tuning = self.tuning();
-            let channel = &mut self.clients[client].lanes[lane].channel;
+            let other = self.rng.chance(1, 60);
+            let Lane { channel, spare, .. } = &mut self.clients[client].lanes[lane];
+            if other {
+                std::mem::swap(channel, spare);
+            }
             let call = UpdateCall::new(chain, op.payload_len(), !channel.knows(chain), deadline, tuning);
             let tag = channel.next_tag();
             (Action::Update { op, data: data.clone(), precondition }, What::Update { call, op, data, precondition, tag })
@@ -150,6 +157,7 @@ impl World {
     fn random_offset(&mut self) -> u32 {
         match self.rng.below(12) {
             0 => 4090 + self.rng.below(6) as u32,
+            1..=3 => self.rng.below(u64::from(self.plan.chunk_size)) as u32,
             _ => self.rng.below(40) as u32,
         }
     }

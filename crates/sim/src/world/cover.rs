@@ -39,31 +39,7 @@ impl Coverage {
 
     /// Adds the counters of a replica that ends.
     pub fn replica(&mut self, c: &Counters) {
-        let all = [
-            ("commits", c.commits),
-            ("rejects", c.rejects),
-            ("stale_rejects", c.stale_rejects),
-            ("forwards", c.forwards),
-            ("reforwards", c.reforwards),
-            ("clean_reads", c.clean_reads),
-            ("asked_reads", c.asked_reads),
-            ("answers", c.answers),
-            ("odd_answers", c.odd_answers),
-            ("dropped_versions", c.dropped_versions),
-            ("protocol_errors", c.protocol_errors),
-            ("repeats", c.repeats),
-            ("rolled_forward", c.rolled_forward),
-            ("sync_puts", c.sync_puts),
-            ("sync_drops", c.sync_drops),
-            ("sync_equal", c.sync_equal),
-            ("divergences", c.divergences),
-            ("damaged", c.damaged),
-            ("repairs", c.repairs),
-            ("unrepaired", c.unrepaired),
-            ("restaged", c.restaged),
-            ("fetches_served", c.fetches_served),
-        ];
-        all.iter().for_each(|(name, n)| self.add(&format!("counter {name}"), *n));
+        c.named().into_iter().for_each(|(name, n)| self.add(&format!("counter {name}"), n));
     }
 }
 

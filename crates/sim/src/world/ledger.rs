@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use catena_types::store::Part;
 use catena_types::{
-    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, OpKind, SessionId, SessionRow, Space, StageRequest, Tag, Ver,
+    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, OpKind, Seq, SessionId, SessionRow, Space, StageRequest, Tag, Ver,
 };
 
 use super::rules::{Rule, Violation};
@@ -177,6 +178,21 @@ impl ChunkStore for Recorded<'_> {
         }
         self.store.install(id, key, size, committed, payload)
     }
+    fn patch(&mut self, id: u64, key: &ChunkKey, committed: Committed, parts: Vec<Part<Bytes>>) -> Result<(), Code> {
+        if self.serving {
+            self.broken.get_or_insert(format!("invariant 2: a serving target makes {committed:?} of {key} from parts"));
+        }
+        self.store.patch(id, key, committed, parts)
+    }
+    fn install_lost(&mut self, id: u64, key: &ChunkKey, size: u32, committed: Committed) -> Result<(), Code> {
+        if self.serving {
+            self.broken.get_or_insert(format!("invariant 2: a serving target loses {key} {committed:?}"));
+        }
+        self.store.install_lost(id, key, size, committed)
+    }
+    fn sums(&mut self, id: u64, key: &ChunkKey, ver: Ver) {
+        self.store.sums(id, key, ver);
+    }
     fn purge(&mut self, id: u64, key: &ChunkKey) {
         self.store.purge(id, key);
     }
@@ -185,6 +201,9 @@ impl ChunkStore for Recorded<'_> {
     }
     fn put_session(&mut self, id: SessionId, row: SessionRow) {
         self.store.put_session(id, row);
+    }
+    fn drop_session(&mut self, id: SessionId, seq: Seq) {
+        self.store.drop_session(id, seq);
     }
     fn raise_remove_floor(&mut self, floor: Ver) {
         self.store.raise_remove_floor(floor);

@@ -634,7 +634,7 @@ impl World {
                 open_count: s.open_count,
                 space: open.store.chunks().space(),
                 sync_failed: report.sync_failed,
-                synced_chunks: report.synced_chunks,
+                sync: report.sync,
                 failed: report.failed,
                 store: None,
             });

@@ -126,7 +126,7 @@ impl Plan {
             targets: rng.between(1, 2) as usize,
             replicas,
             keys: rng.between(1, 6),
-            chunk_size: *rng.pick(&[4096, 8192]),
+            chunk_size: *rng.pick(&[4096, 8192, 16384, 32768]),
             clients,
             lanes,
             think,
@@ -140,6 +140,13 @@ impl Plan {
                 query_retry: rng.between(5, 200) * MS,
                 page_chunks: rng.between(1, 3) as usize,
                 sync_window: rng.between(1, 3) as usize,
+                sync_rate: *rng.pick(&[0, 0, 50_000, 2_000_000]),
+                // The end of a run demands everything whole: what a disk refuses for a while must not be lost.
+                unreadable_tries: 1000,
+                unreadable_retry: 20 * MS,
+                // Requests are on their way for up to three seconds.
+                session_ttl: *rng.pick(&[0, 4500 * MS, 86_400_000 * MS]),
+                forward_window: *rng.pick(&[1, 100, 10_000, 64 << 20]),
                 session_batch: rng.between(1, 3) as usize,
                 repair_window: rng.between(1, 3) as usize,
                 max_damaged: if rng.chance(1, 8) { rng.between(2, 4) } else { 1000 },

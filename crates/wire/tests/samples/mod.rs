@@ -139,6 +139,19 @@ fn target_reply() -> TargetReply {
         space: Some(Space { total: 1 << 40, used: 1 << 30, reserved: 4096, chunks: 77, level: 2 }),
         values: vec![Metric { name: "flushes".to_owned(), value: 12 }],
         histograms: vec![p("stage_nanoseconds")],
+        sync: Some(progress()),
+    }
+}
+
+fn progress() -> SyncProgress {
+    SyncProgress {
+        chunks: 12,
+        chunks_total: 77,
+        bytes: 1 << 33,
+        chunks_sent: 5,
+        bytes_sent: 40_960,
+        chunks_lost: 1,
+        elapsed_ms: 900,
     }
 }
 
@@ -167,7 +180,7 @@ fn manager() -> Vec<Sample> {
         open_count: 2,
         space,
         sync_failed: "no space".to_owned(),
-        synced_chunks: 12,
+        sync: Some(progress()),
         failed: "disk gone".to_owned(),
         store: Some(store_report()),
     };
@@ -237,10 +250,17 @@ fn peers() -> Vec<Sample> {
         peer("Page", Body::Page(page)),
         peer("SyncPut", Body::SyncPut(SyncPut { key: key(), chunk_size: 1 << 20, committed })),
         peer("SyncDrop", Body::SyncDrop(SyncDrop { key: key() })),
-        peer("Synced", Body::Synced(Synced { key: key(), code: Code::NoSpace as i32 })),
+        peer("Synced", Body::Synced(Synced { key: key(), code: Code::NoSpace as i32, id: 6 })),
+        peer("SyncSums", Body::SyncSums(SyncSums { id: 6, key: key() })),
+        peer("Sums", Body::Sums(Sums { id: 6, key: key(), meta: Some(meta()), crcs: vec![0xdead_beef, 1, 2] })),
+        peer("SyncPart", Body::SyncPart(SyncPart { id: 6, key: key(), offset: 8192 })),
+        peer("SyncPatch", Body::SyncPatch(SyncPatch { id: 6, key: key(), committed, parts: 2 })),
+        peer("SyncLost", Body::SyncLost(SyncLost { key: key(), chunk_size: 1 << 20, committed })),
         peer("SyncSessions", Body::SyncSessions(SyncSessions { rows: vec![session] })),
         peer("SyncDone", Body::SyncDone(SyncDone { remove_floor: 44 })),
         peer("SyncDoneReply", Body::SyncDoneReply(SyncDoneReply {})),
+        peer("Credit", Body::Credit(Credit { attempts: vec![7, 300] })),
+        peer("Expire", Body::Expire(Expire { idle: vec![SessionSeq { id: session.id, seq: 99 }] })),
         peer("Fetch", Body::Fetch(Fetch { id: 9, key: key(), ver: 5, checksum: 0xdead_beef })),
         peer("Fetched", Body::Fetched(Fetched { id: 9, key: key(), code: 0, committed: Some(committed) })),
         peer("FetchedFailure", Body::Fetched(Fetched { id: 9, key: key(), code: Code::Corrupt as i32, committed: None })),

@@ -146,7 +146,7 @@ impl Target {
             Done::Failed { reason } => Err(Fault::new(reason)),
             Done::StageFailed { code, .. } => Err(Fault::new(format!("an update could not be staged: {code:?}"))),
             Done::Damaged { key, ver } => Err(Fault::new(format!("chunk {key} version {ver} is damaged"))),
-            Done::Synced { .. } | Done::Unstaged { .. } => Ok(None),
+            Done::Synced { .. } | Done::NotPatched { .. } | Done::Sums { .. } | Done::Unstaged { .. } => Ok(None),
         }
     }
 

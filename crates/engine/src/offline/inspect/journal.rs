@@ -144,6 +144,9 @@ fn record_view(number: u64, record: &Record) -> RecordView {
             let what = format!("client {:x} channel {} seq {}, version {}", id.client, id.channel, row.seq, row.ver);
             alone("put session", what)
         }
+        Record::DropSession { id, seq } => {
+            alone("drop session", format!("client {:x} channel {} seq {seq}", id.client, id.channel))
+        }
         Record::Floor(ver) => alone("raise remove floor", format!("to {ver}")),
         Record::Move { key, ver, placed: p } => of("move", key, format!("version {ver}{}", placed(p))),
         Record::Scrub(mark) => {

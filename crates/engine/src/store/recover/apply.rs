@@ -42,6 +42,11 @@ impl State {
             }
             Record::ClearSessions => self.sessions.clear(),
             Record::PutSession { id, row } => self.row(id, row),
+            Record::DropSession { id, seq } => {
+                if self.sessions.get(&id).is_some_and(|row| row.seq == seq) {
+                    self.sessions.remove(&id);
+                }
+            }
             Record::Floor(ver) => self.floor = self.floor.max(ver),
             Record::Move { key, ver, placed } => self.moved(&key, ver, &placed)?,
             Record::Scrub(mark) => self.scrub = mark,
