@@ -44,6 +44,7 @@ fn told(done: Done<Bytes>) -> Told {
         Done::StageFailed { key, ver, .. } => Told::StageFailed(key, ver),
         Done::Damaged { key, ver } => Told::Damaged(key, ver),
         Done::Failed { .. } => Told::Failed,
+        done @ (Done::NotPatched { .. } | Done::Sums { .. }) => panic!("nobody asked for {done:?}"),
     }
 }
 

@@ -25,7 +25,7 @@ impl World {
             let (storage, _completions) =
                 Storage::start(DiskChoice::Auto, Default::default(), &Arena::new(16 << 20)).expect("a backend");
             let opened = storage.open_or_create(&dir.path().join("0"), &params(&config)).expect("a target");
-            let mut targets = Targets::new(vec![opened]);
+            let mut targets = Targets::new(vec![opened], catena_chain::Config::default());
             let identity = Identity { node: 1, cluster: 0xc1, incarnation: 5 };
             targets.adopt(&identity, &[31]).expect("adopted");
             test(World { targets, storage, out: Vec::new(), _dir: dir });
