@@ -174,13 +174,15 @@ impl ChunkStore for Recorded<'_> {
     }
     fn patch(&mut self, id: u64, key: &ChunkKey, committed: Committed, parts: Vec<Part<Bytes>>) -> Result<(), Code> {
         if self.serving {
-            self.broken.get_or_insert(format!("invariant 2: a serving target makes {committed:?} of {key} from parts"));
+            let text = format!("a serving target makes {committed:?} of {key} from parts");
+            self.broken.get_or_insert(Rule::Versions.broken(text));
         }
         self.store.patch(id, key, committed, parts)
     }
     fn install_lost(&mut self, id: u64, key: &ChunkKey, size: u32, committed: Committed) -> Result<(), Code> {
         if self.serving {
-            self.broken.get_or_insert(format!("invariant 2: a serving target loses {key} {committed:?}"));
+            let text = format!("a serving target loses {key} {committed:?}");
+            self.broken.get_or_insert(Rule::Versions.broken(text));
         }
         self.store.install_lost(id, key, size, committed)
     }
