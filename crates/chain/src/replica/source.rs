@@ -412,7 +412,8 @@ impl<P: Clone> Replica<P> {
         match &source.phase {
             Phase::Asking { .. } => self.ask_page(cx),
             Phase::Done if is(Mutation::RestartAfterDone) => {
-                self.source = Some(Source::new(source.sink, source.started, source.progress.chunks_total));
+                let sink = source.sink;
+                self.source = Some(Source::new(sink, cx.now, 0));
                 self.ask_page(cx);
             }
             Phase::Done => self.send_done(cx),
