@@ -1,6 +1,8 @@
 //! `catena bench`: throughput, latency and CPU of a cluster, beside the raw limits of this machine in the same run, so that
-//! ratios mean something anywhere. `catena bench engine` ([`engine`]) does it for one target without a cluster.
+//! ratios mean something anywhere. `catena bench engine` ([`engine`]) does it for one target without a cluster,
+//! `catena bench craq` ([`craq`]) shows what more replicas bring to reads.
 
+mod craq;
 mod engine;
 mod load;
 mod raw;
@@ -79,6 +81,8 @@ pub(crate) struct Args {
 enum Part {
     /// One target without a cluster, beside the raw disk
     Engine(engine::Args),
+    /// Reads at one replica and at more, alone and beside writes of the same chunks
+    Craq(craq::Args),
 }
 
 /// What is done.
@@ -101,8 +105,10 @@ struct Subject {
 }
 
 pub(crate) fn run(mut args: Args) -> Result<()> {
-    if let Some(Part::Engine(args)) = args.part.take() {
-        return engine::run(args);
+    match args.part.take() {
+        Some(Part::Engine(args)) => return engine::run(args),
+        Some(Part::Craq(args)) => return craq::run(&args),
+        None => {}
     }
     let loads = args.loads()?;
     runtime()?.block_on(async {

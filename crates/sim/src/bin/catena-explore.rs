@@ -8,7 +8,8 @@ use catena_sim::explore::{self, Plan};
 const USAGE: &str = "usage:
   catena-explore [--long] [--plan NAME] [--limit N]   every order of every event, in chains of two and three
   catena-explore --rules [--limit N]                  each promise of the surroundings broken: what is found, and how
-  catena-explore --kill                               every replica killed at every step of a write";
+  catena-explore --kill                               every replica killed at every step of a write
+  catena-explore --mutations [--limit N]              each rule of the replica switched off (feature `mutations`)";
 
 /// What was asked for.
 #[derive(Default)]
@@ -16,6 +17,7 @@ struct Args {
     long: bool,
     rules: bool,
     kill: bool,
+    mutations: bool,
     plan: Option<String>,
     limit: Option<usize>,
 }
@@ -28,6 +30,7 @@ fn parse() -> Result<Args, String> {
             "--long" => args.long = true,
             "--rules" => args.rules = true,
             "--kill" => args.kill = true,
+            "--mutations" => args.mutations = true,
             "--plan" => args.plan = Some(words.next().ok_or("--plan needs a name")?),
             "--limit" => {
                 let states = words.next().and_then(|n| n.parse().ok());
@@ -48,9 +51,10 @@ fn main() -> ExitCode {
         }
     };
     let limit = args.limit.unwrap_or(usize::MAX);
-    let good = match (args.rules, args.kill) {
-        (true, _) => rules(limit),
-        (_, true) => kill(),
+    let good = match (args.rules, args.kill, args.mutations) {
+        (true, ..) => rules(limit),
+        (_, true, _) => kill(),
+        (.., true) => mutations(args.limit.unwrap_or(300_000)),
         _ => plans(&args, limit),
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -109,6 +113,39 @@ fn kill() -> bool {
             false
         }
     }
+}
+
+/// Every rule of the replica switched off, one at a time: the shortest way to what that breaks in any plan, each explored up
+/// to `limit` states. Rules that need more than these plans have (damage, listings, clocks) are not found here.
+#[cfg(feature = "mutations")]
+fn mutations(limit: usize) -> bool {
+    use catena_chain::mutation::{Mutation, set};
+    let mut found = 0;
+    println!("| rule of the replica switched off | plan | found | steps |");
+    println!("|---|---|---|---|");
+    for mutation in Mutation::ALL {
+        set(&[*mutation]);
+        let plans = explore::HUNT.iter().filter_map(|plan| Some((plan, explore::explore(plan, limit).violation?)));
+        let shortest = plans.min_by_key(|(_, violation)| violation.trace.len());
+        set(&[]);
+        match shortest {
+            Some((plan, violation)) => {
+                found += 1;
+                println!("| {mutation:?} | {} | {} | {} |", plan.name, violation.what, violation.trace.len());
+            }
+            None => println!("| {mutation:?} | | | |"),
+        }
+    }
+    println!("{found} of {} found", Mutation::ALL.len());
+    found > 0
+}
+
+#[cfg(not(feature = "mutations"))]
+fn mutations(_: usize) -> bool {
+    println!(
+        "built without the feature `mutations`: cargo run --release -p catena-sim --features mutations --bin catena-explore"
+    );
+    false
 }
 
 /// CPU time of this process in seconds, from `/proc`; clock ticks are 10 ms on Linux.

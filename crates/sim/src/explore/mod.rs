@@ -24,6 +24,6 @@ mod target;
 
 pub use kill::{Kills, Part, kill_at_every_step};
 pub use ledger::Update;
-pub use plan::{BROKEN, Faults, LONG, Plan, SHORT};
+pub use plan::{BROKEN, Faults, HUNT, LONG, Plan, SHORT};
 pub use rules::{Rule, Rules};
 pub use search::{Report, Violation, explore};

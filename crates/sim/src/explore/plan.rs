@@ -125,6 +125,23 @@ pub const LONG: &[Plan] = &[
     prompt("power-3", ONE, Faults { power: 1, ..NONE }),
 ];
 
+/// What looks for rules of the replica that are switched off: a little of everything.
+pub const HUNT: &[Plan] = &[
+    plan("quiet-3", 3, 1, TWO, Faults { read: 1, ..NONE }),
+    plan("cut-3", 3, 1, TWO, Faults { cut: 1, ..NONE }),
+    plan("full-cut-2", 2, 1, TWO, Faults { full: 1, cut: 1, copy: 1, resend: 1, ..NONE }),
+    plan("full-power-2", 2, 1, ONE, Faults { full: 1, power: 1, ..NONE }),
+    plan("in-order-2", 2, 1, IN_ORDER, Faults { copy: 1, give_up: 1, resend: 1, ..NONE }),
+    plan("lease-2", 2, 1, ONE, Faults { lease: 1, read: 1, ..NONE }),
+    Plan { prompt: true, ..plan("remove-2", 2, 1, AND_REMOVE, Faults { crash: 1, cut: 1, ..NONE }) },
+    Plan { prompt: true, ..plan("leases-2", 2, 1, ONE, Faults { lease: 2, ..NONE }) },
+    Plan { prompt: true, ..plan("two-chunks-2", 2, 2, ONE_EACH, Faults { crash: 1, ..NONE }) },
+    Plan { prompt: true, ..plan("crash-full-2", 2, 1, ONE, Faults { crash: 1, full: 1, cut: 1, ..NONE }) },
+    Plan { prompt: true, ..plan("crashes-2", 2, 1, ONE, Faults { crash: 2, ..NONE }) },
+    prompt("crash-3", ONE, Faults { crash: 1, ..NONE }),
+    prompt("full-lease-3", ONE, Faults { full: 1, lease: 1, ..NONE }),
+];
+
 const fn broken(rule: Rule, updates: &'static [Update], faults: Faults) -> (Rule, Plan) {
     (rule, Plan { off: Rules::off(rule), ..plan(rule.text(), 2, 1, updates, faults) })
 }

@@ -162,6 +162,59 @@ fn conditions() {
 }
 
 #[test]
+fn reads_of_a_range_see_that_range() {
+    let ranged = |offset, len, bytes: &'static [u8]| {
+        let mut story = Story::default();
+        story.write(0, 1, 0, b"abcdef", done()).write(2, 3, 2, b"XY", done());
+        let seen = Outcome::Read { bytes: Bytes::from_static(bytes), seen: Seen::default() };
+        story.op(4, 5, Action::Read { offset, len }, seen);
+        story.0.check().is_ok()
+    };
+    assert!(ranged(2, 2, b"XY") && ranged(1, 3, b"bXY") && ranged(0, 2, b"ab") && ranged(4, 100, b"ef") && ranged(9, 5, b""));
+    // The old bytes of a range that was overwritten, half of each, past the end, too short.
+    assert!(!ranged(2, 2, b"cd") && !ranged(2, 2, b"Xd") && !ranged(4, 100, b"ef\0") && !ranged(0, 6, b"abXYe"));
+}
+
+#[test]
+fn two_ranges_of_one_chunk_are_one_history() {
+    // Each read alone fits some order; together they put each write before the other.
+    let mut story = Story::default();
+    story.write(0, 1, 0, b"....", done()).write(2, 90, 0, b"aa", Outcome::Unknown).write(2, 90, 2, b"bb", Outcome::Unknown);
+    story.read(10, 11, b"aa..", None);
+    assert!(story.0.check().is_ok());
+    story.read(12, 13, b"..bb", None);
+    story.bad();
+}
+
+#[test]
+fn lengths_are_set_and_filled_with_zeroes() {
+    let set = |op: Op, bytes: &'static [u8]| {
+        let mut story = Story::default();
+        story.write(0, 1, 0, b"abc", done()).op(2, 3, update(op, b"", Precondition::Any), done()).read(4, 5, bytes, None);
+        story.0.check().is_ok()
+    };
+    assert!(set(Op::truncate(1), b"a") && set(Op::truncate(5), b"abc\0\0") && !set(Op::truncate(1), b"abc"));
+    assert!(set(Op::extend(1), b"abc") && set(Op::extend(5), b"abc\0\0") && !set(Op::extend(1), b"a"));
+}
+
+#[test]
+fn open_updates_with_conditions_and_open_removals() {
+    let conditional = |p, answer: &'static [u8]| {
+        let mut story = Story::default();
+        story.write(0, 1, 0, b"a", made(1)).op(2, 3, update(Op::write(0, 1), b"b", p), Outcome::Unknown);
+        story.read(90, 91, answer, None);
+        story.0.check().is_ok()
+    };
+    assert!(conditional(Precondition::Version(1), b"a") && conditional(Precondition::Version(1), b"b"));
+    // It cannot have happened: its condition never held.
+    assert!(conditional(Precondition::Absent, b"a") && !conditional(Precondition::Absent, b"b"));
+    assert!(!conditional(Precondition::Version(7), b"b"));
+    let mut story = Story::default();
+    story.write(0, 1, 0, b"a", done()).remove(2, 3, Outcome::Unknown).read(4, 5, b"a", None).absent(6, 7).good();
+    story.read(8, 9, b"a", None).bad();
+}
+
+#[test]
 fn an_explanation_names_the_operations() {
     let mut story = Story::default();
     for n in 0..200 {
