@@ -57,8 +57,7 @@ const ROTS: [Rot; 7] =
 
 /// What rot in one place of a region may cost.
 ///
-/// `End` for data: rot in what the very last append wrote cannot be told from a torn write. In place, what has been applied
-/// after a commit in that append has then taken the place of what the loss of its record brings back, and reads say so.
+/// `End` for data: rot in what the very last append wrote cannot be told from a torn write.
 fn at_rest(region: Region) -> &'static [Cost] {
     match region {
         Region::Superblock | Region::Journal | Region::Checkpoint | Region::Index | Region::Table => &[],
@@ -271,9 +270,7 @@ fn rot_in(region: Region) {
             note(&mut seen, format!("{rot:?}"), &costs, at_rest(region), &what);
             if rot == Rot::Unreadable { &mut unreadable } else { &mut rotten }.extend(costs.iter().copied());
             let Some(mut opened) = opened else { continue };
-            if !costs.contains(&End) {
-                opened.one_block_is_lost(&what);
-            }
+            opened.one_block_is_lost(&what);
             hits += 1;
             if hits.is_multiple_of(4) {
                 // What a repair wrote is not in the model: start from a fresh look.
