@@ -521,7 +521,7 @@ impl ChunkStore for ModelStore {
     }
 
     fn patch(&mut self, id: u64, key: &ChunkKey, c: Committed, parts: Vec<Part<Bytes>>) -> Result<(), Code> {
-        if let Some(code) = self.full {
+        if let Some(code) = self.full.filter(|_| self.rng.below(self.full_one_in) == 0) {
             return Err(code);
         }
         let chunk = self.memory.chunks.get(key).cloned().unwrap_or_default();
@@ -544,7 +544,7 @@ impl ChunkStore for ModelStore {
     }
 
     fn install_lost(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, c: Committed) -> Result<(), Code> {
-        if let Some(code) = self.full {
+        if let Some(code) = self.full.filter(|_| self.rng.below(self.full_one_in) == 0) {
             return Err(code);
         }
         self.cancel_stage(key);

@@ -120,13 +120,16 @@ impl Plan {
             compact_rate: *rng.pick(&[0, 32 << 20]),
             punch_after: *rng.pick(&[None, Some(MS), Some(300 * MS), Some(30_000 * MS)]),
         };
+        let (keys, chunk_size) = (rng.between(1, 6), *rng.pick(&[4096, 8192, 16384, 32768]));
+        // What every key needs twice over, and a little: less would never be enough.
+        let least = 3 * keys * u64::from(chunk_size / 4096);
         Plan {
             nodes,
             shards: rng.between(1, 2) as u32,
             targets: rng.between(1, 2) as usize,
             replicas,
-            keys: rng.between(1, 6),
-            chunk_size: *rng.pick(&[4096, 8192, 16384, 32768]),
+            keys,
+            chunk_size,
             clients,
             lanes,
             think,
@@ -155,7 +158,7 @@ impl Plan {
             in_place_one_in: *rng.pick(&[1, 2, 1000]),
             rotting: if rng.chance(1, 5) { None } else { Some(rng.below(nodes as u64) as usize) },
             background,
-            data_blocks: *rng.pick(&[512, 64, 32]),
+            data_blocks: (*rng.pick(&[512, 64, 32])).max(least),
             journal_blocks: *rng.pick(&[16, 32, 128]),
             duration,
             liveness_bound: 400_000 * MS,
