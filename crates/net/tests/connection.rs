@@ -71,7 +71,8 @@ async fn hello_names_both_sides_and_refusals_carry_their_reason() {
 fn another_protocol_is_refused_by_name() {
     let failure = check_hello(&Hello { protocol: 7, ..Hello::default() }, 0).expect_err("refused");
     assert_eq!(failure.code(), Code::WrongProtocol);
-    assert!(failure.message.contains("version 7, this process speaks 1"));
+    let ours = catena_types::limits::PROTOCOL;
+    assert!(failure.message.contains(&format!("version 7, this process speaks {ours}")));
 }
 
 #[tokio::test]
