@@ -59,7 +59,10 @@ async fn hello_names_both_sides_and_refusals_carry_their_reason() {
     });
     let hello = Hello { cluster: 0xc1, node: 2, shard: 1, incarnation: 4, epoch: 5, ..Hello::default() };
     let (_, _, reply) = connect(&addr, hello.clone(), arena(), LONG).await.expect("accepted");
-    assert_eq!(reply, HelloReply { failure: None, protocol: 1, cluster: 0xc1, node: 3, incarnation: 9 });
+    assert_eq!(
+        reply,
+        HelloReply { failure: None, protocol: catena_types::limits::PROTOCOL, cluster: 0xc1, node: 3, incarnation: 9 }
+    );
     let error = connect(&addr, Hello { cluster: 0xbad, ..hello }, arena(), LONG).await.err().expect("refused");
     let failure = error.failure().expect("the reason");
     assert_eq!(failure.code(), Code::WrongCluster);
