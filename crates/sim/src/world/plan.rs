@@ -158,11 +158,7 @@ impl Plan {
             in_place_one_in: *rng.pick(&[1, 2, 1000]),
             rotting: if rng.chance(1, 5) { None } else { Some(rng.below(nodes as u64) as usize) },
             background,
-<<<<<<< HEAD
             data_blocks: (*rng.pick(&[512, 64, 32])).max(least),
-=======
-            data_blocks: *rng.pick(&[512, 128, 64]),
->>>>>>> canary
             journal_blocks: *rng.pick(&[16, 32, 128]),
             duration,
             liveness_bound: 400_000 * MS,
