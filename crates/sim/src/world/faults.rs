@@ -141,6 +141,7 @@ impl World {
                 let slot = self.rng.below(self.plan.targets as u64) as usize;
                 if let Some(open) = &mut self.nodes[node].slots[slot].open {
                     open.store.set_corrupt(one_in);
+                    self.nodes[node].slots[slot].noisy = true;
                 }
                 self.after(500 * MS, Ev::Room { node, slot });
             }
