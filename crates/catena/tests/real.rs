@@ -4,6 +4,8 @@
 
 #[path = "real/cluster.rs"]
 mod cluster;
+#[path = "real/etcd.rs"]
+mod etcd;
 #[path = "real/workload.rs"]
 mod workload;
 

@@ -255,7 +255,7 @@ impl Fake {
                 let _ = tokio::time::timeout(Duration::from_millis(request.wait_ms.into()), newer).await;
                 let routing = self.world().routing.clone();
                 let routing = (routing.version > request.have).then_some(routing);
-                reply(&frame, &RoutingReply { failure: None, routing })
+                reply(&frame, &RoutingReply { failure: None, routing, delta: None })
             }
             Kind::Init => {
                 let chains = self.world().routing.chains.len() as u32;
@@ -264,7 +264,7 @@ impl Fake {
             }
             _ => {
                 let routing = self.world().routing.clone();
-                reply(&frame, &StatusReply { failure: None, routing, targets: vec![], lease_ms: 1500 })
+                reply(&frame, &StatusReply { failure: None, routing, targets: vec![], lease_ms: 1500, ..StatusReply::default() })
             }
         };
         let _ = sender.send(answer);

@@ -1,6 +1,7 @@
 //! Questions to the managers: any of them will do, and the one that answered last is asked first.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,24 +30,35 @@ macro_rules! replies {
 }
 replies!(UpdateReply, ReadReply, ListReply, InspectReply, TargetReply, RoutingReply, InitReply, StatusReply);
 
-/// The managers known.
-pub(crate) struct Managers {
-    addrs: Vec<String>,
-    /// Index of the one that answered last.
-    good: AtomicUsize,
-}
+/// The managers known, the one that answered last first. Others that these name are learned.
+pub(crate) struct Managers(Mutex<Vec<String>>);
 
 /// How one manager took a question.
 enum Taken<R> {
     Answered(R),
     /// Ask another one, or the same again later.
     NotNow(Error),
+    /// Ask the one at this address.
+    Elsewhere(Error, String),
     Refused(Error),
 }
 
 impl Managers {
     pub(crate) fn new(addrs: Vec<String>) -> Managers {
-        Managers { addrs, good: AtomicUsize::new(0) }
+        Managers(Mutex::new(addrs))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This one has answered.
+    fn prefer(&self, addr: String) {
+        let mut known = self.known();
+        if known.first() != Some(&addr) {
+            known.retain(|a| *a != addr);
+            known.insert(0, addr);
+        }
     }
 
     /// Asks until one of them answers or `deadline` has passed. `answer` bounds the wait for one of them.
@@ -62,17 +74,26 @@ impl Managers {
         let mut pause = PAUSE_FIRST;
         loop {
             let mut last = None;
-            let first = self.good.load(Ordering::Relaxed);
-            for i in (0..self.addrs.len()).map(|i| (first + i) % self.addrs.len()) {
+            let mut ahead: VecDeque<String> = self.known().iter().cloned().collect();
+            let mut asked: Vec<String> = Vec::new();
+            while let Some(addr) = ahead.pop_front() {
                 let until = deadline.min(clock.after(answer));
-                match ask_one(links, &self.addrs[i], kind, request, until).await {
+                match ask_one(links, &addr, kind, request, until).await {
                     Taken::Answered(reply) => {
-                        self.good.store(i, Ordering::Relaxed);
+                        self.prefer(addr);
                         return Ok(reply);
                     }
                     Taken::Refused(e) => return Err(e),
                     Taken::NotNow(e) => last = Some(e),
+                    Taken::Elsewhere(e, other) => {
+                        last = Some(e);
+                        if other != addr && !asked.contains(&other) {
+                            ahead.retain(|a| *a != other);
+                            ahead.push_front(other);
+                        }
+                    }
                 }
+                asked.push(addr);
             }
             let left = clock.until(deadline);
             if left <= pause {
@@ -95,6 +116,7 @@ async fn ask_one<Req: prost::Message, Rep: Reply>(
     match links.ask::<Req, Rep>(addr, kind, request, (Bytes::new(), 0), until).await {
         Ok((reply, _)) => match reply.failure() {
             None => Taken::Answered(reply),
+            Some(f) if !f.elsewhere.is_empty() => Taken::Elsewhere(at(Error::from_failure(f)), f.elsewhere.clone()),
             Some(f) if matches!(f.class(), Class::Redirect | Class::Overload) => Taken::NotNow(at(Error::from_failure(f))),
             Some(f) => Taken::Refused(at(Error::from_failure(f))),
         },

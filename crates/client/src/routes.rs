@@ -50,7 +50,8 @@ impl Routes {
         let request = RoutingRequest { have, wait_ms: wait.as_millis() as u32 };
         let reply: RoutingReply =
             self.managers.ask(&self.links, self.clock, Kind::Routing, &request, wait + ANSWER, deadline).await?;
-        reply.routing.map_or(Ok(()), |routing| self.adopt(routing))
+        let patched = || reply.delta.and_then(|delta| delta.apply(&self.current()));
+        reply.routing.or_else(patched).map_or(Ok(()), |routing| self.adopt(routing))
     }
 
     /// Takes newer routing of the same cluster.

@@ -44,24 +44,49 @@ pub enum StoreError {
     },
     /// Made by a later build.
     #[error(
-        "manager store {path} is of format {found}, this build knows up to {known}: run the build that made it, or a later one"
+        "manager store {place} is of format {found}, this build knows up to {known}: run the build that made it, or a later one"
     )]
     Newer {
-        /// The file.
-        path: PathBuf,
-        /// Format in the file.
+        /// The file or key.
+        place: String,
+        /// Format found there.
         found: u32,
         /// Newest format of this build.
         known: u32,
     },
     /// The content makes no sense.
-    #[error("manager store {path} is damaged: {reason}; bring it back from a copy")]
+    #[error("manager store {place} is damaged: {reason}; bring it back from a copy")]
     Damaged {
-        /// The file.
-        path: PathBuf,
+        /// The file or key.
+        place: String,
         /// What is wrong.
         reason: String,
     },
+    /// The addresses given make no sense.
+    #[error("etcd address {addr:?}: {reason}")]
+    Address {
+        /// As given.
+        addr: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// etcd does not answer, or not with what was asked for.
+    #[error("etcd at {addr}: {reason}; check that it runs and has a leader")]
+    Unreachable {
+        /// Address asked last.
+        addr: String,
+        /// From the connection or from etcd.
+        reason: String,
+    },
+    /// The system gave no random number.
+    #[error("no random number for a new cluster: {reason}")]
+    System {
+        /// As the system says.
+        reason: String,
+    },
+    /// Another manager may have been elected.
+    #[error("this manager is no longer the elected one: {0}")]
+    Deposed(String),
     /// Reading or writing failed.
     #[error("manager store {path}: cannot {what}: {reason}; check the disk and the free space")]
     Io {
@@ -72,4 +97,11 @@ pub enum StoreError {
         /// As the database says.
         reason: String,
     },
+}
+
+impl StoreError {
+    /// Whether it is worth trying again.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, StoreError::Unreachable { .. } | StoreError::Deposed(_))
+    }
 }

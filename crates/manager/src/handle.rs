@@ -1,18 +1,21 @@
 //! Starting and stopping a manager.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use catena_arena::Arena;
-use catena_cluster::{Manager as Core, Settings, State};
+use catena_cluster::Settings;
 use catena_net::Listener;
 use tokio::sync::oneshot;
 
-use crate::clock;
-use crate::config::ManagerConfig;
+use crate::config::{ManagerConfig, StoreChoice};
+use crate::embedded::RedbStore;
 use crate::error::{StartError, StoreError};
+use crate::etcd::EtcdStore;
 use crate::service::Service;
-use crate::store::{RedbStore, Store};
+use crate::store::Store;
 
 /// Bytes of receive buffers: requests to a manager have no payload.
 const ARENA_BYTES: usize = 4 << 20;
@@ -20,13 +23,25 @@ const ARENA_BYTES: usize = 4 << 20;
 /// The manager service.
 pub struct Manager;
 
+/// What the handle sees of the service.
+pub(crate) struct Shared {
+    /// Where clients and nodes reach this manager.
+    pub(crate) addr: String,
+    /// The cluster; 0 as long as it is not known.
+    pub(crate) cluster: AtomicU64,
+    /// Whether this manager is the elected one.
+    pub(crate) elected: AtomicBool,
+}
+
 /// A running manager. Dropping it stops the manager, too, without waiting.
 pub struct ManagerHandle {
     addr: SocketAddr,
-    cluster: u64,
+    shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Result<(), StoreError>>>,
 }
+
+type Started = std::sync::mpsc::Sender<Result<(SocketAddr, Arc<Shared>), StartError>>;
 
 impl Manager {
     /// Opens the store, listens, and serves on a thread of its own.
@@ -35,16 +50,13 @@ impl Manager {
     /// The directory is in use, the store cannot be read, or the address cannot be listened on.
     pub fn start(config: ManagerConfig) -> Result<ManagerHandle, StartError> {
         config.check().map_err(StartError::Config)?;
-        let store = RedbStore::open(&config.dir)?;
         let (started, outcome) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
-        let run = move || serve(&config, store, &started, stopped);
-        let thread = std::thread::Builder::new().name("manager".to_owned()).spawn(run);
+        let thread = std::thread::Builder::new().name("manager".to_owned()).spawn(move || serve(&config, &started, stopped));
         let thread = thread.map_err(|e| StartError::System { what: "thread", reason: e.to_string() })?;
         let gone = |_| StartError::System { what: "running thread", reason: "it ended at once".to_owned() };
-        let (addr, cluster) = outcome.recv().map_err(gone)??;
-        tracing::info!(%addr, "manager of cluster {cluster:016x} serves");
-        Ok(ManagerHandle { addr, cluster, stop: Some(stop), thread: Some(thread) })
+        let (addr, shared) = outcome.recv().map_err(gone)??;
+        Ok(ManagerHandle { addr, shared, stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -54,9 +66,14 @@ impl ManagerHandle {
         self.addr
     }
 
-    /// The cluster it manages.
+    /// The cluster it manages; 0 before it was elected for the first time.
     pub fn cluster(&self) -> u64 {
-        self.cluster
+        self.shared.cluster.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is the elected one among the managers of its cluster.
+    pub fn is_elected(&self) -> bool {
+        self.shared.elected.load(Ordering::Relaxed)
     }
 
     /// Whether it still serves; it stops by itself if its store fails.
@@ -78,58 +95,60 @@ impl ManagerHandle {
     }
 }
 
-type Started = std::sync::mpsc::Sender<Result<(SocketAddr, u64), StartError>>;
-
 /// The manager's thread.
-fn serve(config: &ManagerConfig, store: RedbStore, started: &Started, stop: oneshot::Receiver<()>) -> Result<(), StoreError> {
-    // The starter has the address or the error, or is gone.
-    let tell = |outcome| drop(started.send(outcome));
+fn serve(config: &ManagerConfig, started: &Started, stop: oneshot::Receiver<()>) -> Result<(), StoreError> {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            tell(Err(StartError::System { what: "runtime", reason: e.to_string() }));
+            tell(started, Err(StartError::System { what: "runtime", reason: e.to_string() }));
             return Ok(());
         }
     };
     runtime.block_on(async {
-        let ready = async {
-            let service = prepare(config, store)?;
-            Ok((Listener::bind(config.listen, Arena::new(ARENA_BYTES)).await?, service))
-        };
-        match ready.await {
-            Ok((listener, (service, cluster))) => {
-                tell(Ok((listener.local_addr(), cluster)));
-                let result = service.run(listener, stop).await;
-                if let Err(e) = &result {
-                    tracing::error!("the manager stops: {e}");
-                }
-                result
-            }
-            Err(e) => {
-                tell(Err(e));
-                Ok(())
-            }
+        match &config.store {
+            StoreChoice::Directory(dir) => serve_with(RedbStore::open(dir), config, started, stop).await,
+            StoreChoice::Etcd(etcd) => serve_with(EtcdStore::new(etcd), config, started, stop).await,
         }
     })
 }
 
-/// Takes the stored state over, or makes a new cluster.
-fn prepare(config: &ManagerConfig, mut store: RedbStore) -> Result<(Service<RedbStore>, u64), StartError> {
-    let state = match store.load()? {
-        Some(state) => state,
-        None => {
-            let state = State::new(draw_cluster()?);
-            store.save(&state)?;
-            state
+async fn serve_with<S: Store>(
+    store: Result<S, StoreError>,
+    config: &ManagerConfig,
+    started: &Started,
+    stop: oneshot::Receiver<()>,
+) -> Result<(), StoreError> {
+    let ready = async { Ok::<_, StartError>((store?, Listener::bind(config.listen, Arena::new(ARENA_BYTES)).await?)) };
+    let (store, listener) = match ready.await {
+        Ok(ready) => ready,
+        Err(e) => {
+            tell(started, Err(e));
+            return Ok(());
         }
     };
-    let cluster = state.cluster;
-    let core = Core::new(Settings::new(config.lease_ms, config.heartbeat_ms), state, clock::now());
-    Ok((Service::new(core, store), cluster))
+    let addr = listener.local_addr();
+    let shared = Arc::new(Shared {
+        addr: config.advertise.clone().unwrap_or_else(|| addr.to_string()),
+        cluster: AtomicU64::new(0),
+        elected: AtomicBool::new(false),
+    });
+    let settings = Settings::new(config.lease_ms, config.heartbeat_ms);
+    let mut ready = Some(|| tell(started, Ok((addr, shared.clone()))));
+    let result = Service::run(settings, Arc::new(store), shared.clone(), listener, stop, &mut ready).await;
+    match result {
+        Err(e) if ready.is_some() => {
+            tell(started, Err(e.into()));
+            Ok(())
+        }
+        Err(e) => {
+            tracing::error!("the manager stops: {e}");
+            Err(e)
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
-/// A cluster id; never 0, which means "not known".
-fn draw_cluster() -> Result<u64, StartError> {
-    let random = getrandom::u64().map_err(|e| StartError::System { what: "random number", reason: e.to_string() })?;
-    Ok(random.max(1))
+/// The starter has the outcome, or is gone.
+fn tell(started: &Started, outcome: Result<(SocketAddr, Arc<Shared>), StartError>) {
+    drop(started.send(outcome));
 }

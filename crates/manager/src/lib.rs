@@ -1,19 +1,26 @@
-//! The manager as a process: the state machine of `catena-cluster` over a durable store and a listener.
+//! The manager as a process: the state machine of `catena-cluster` over a store and a listener.
 //!
-//! [`Manager::start`] runs it on a thread of its own, which owns the state machine and the store: requests are handled
-//! in batches, a batch that changed the state is stored with one commit, and only then are its replies sent and its
-//! routing published. A manager that cannot store stops. It is never on the data path.
+//! [`Manager::start`] runs it on a thread of its own, which owns the state machine. The store works beside it: what it
+//! decides is stored with one write after another, each with all that has changed meanwhile, and only then are the replies
+//! that rest on it sent and its routing published; heartbeats do not wait. The state is kept in a directory by one manager,
+//! or in etcd by the one that is elected among several. It is never on the data path.
 
 mod clock;
 mod config;
+mod embedded;
 mod error;
+mod etcd;
 mod handle;
+mod publish;
 mod record;
 mod requests;
 mod service;
 mod store;
+mod turns;
 
-pub use config::ManagerConfig;
+pub use config::{ManagerConfig, StoreChoice};
+pub use embedded::RedbStore;
 pub use error::{StartError, StoreError};
+pub use etcd::{EtcdConfig, EtcdStore};
 pub use handle::{Manager, ManagerHandle};
-pub use store::{RedbStore, Store};
+pub use store::{Pace, Standing, Store, Term};

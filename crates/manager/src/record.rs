@@ -1,11 +1,27 @@
 //! The stored form of the state: one prost message, unknown fields skipped, so that it can grow.
 
-use catena_cluster::{NodeRow, Opening, State, TargetRow};
+use catena_cluster::{NodeRow, Opening, State, TargetRow, check_chain};
 use catena_types::Chain;
+use prost::Message;
+
+/// Format of the record; grows when an older build could not make sense of it.
+pub(crate) const FORMAT: u32 = 1;
+
+/// The bytes of a state.
+pub(crate) fn encode(state: &State) -> Vec<u8> {
+    StateRecord::from(state).encode_to_vec()
+}
+
+/// The state of these bytes, or why they are none.
+pub(crate) fn decode(bytes: &[u8]) -> Result<State, String> {
+    let state = State::from(StateRecord::decode(bytes).map_err(|e| e.to_string())?);
+    state.chains.values().try_for_each(check_chain)?;
+    Ok(state)
+}
 
 /// All of [`State`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct StateRecord {
+struct StateRecord {
     #[prost(fixed64, tag = "1")]
     cluster: u64,
     #[prost(uint64, tag = "2")]
@@ -119,5 +135,38 @@ impl From<StateRecord> for State {
             table: record.table,
             lease_ms: record.lease_ms,
         }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use catena_cluster::{Manager, Settings};
+    use catena_types::Space;
+    use catena_wire::manager::{InitRequest, RegisterRequest, TargetOffer};
+
+    /// A cluster of three nodes with two chains.
+    pub(crate) fn some_state() -> State {
+        let mut manager = Manager::new(Settings::default(), State::new(0xfeed), 0);
+        for node in 1..=3_u32 {
+            let offer = |n: u8| TargetOffer { uuid: vec![node as u8 * 16 + n; 16], target: 0, shard: 0, space: Space::default() };
+            let request = RegisterRequest {
+                node,
+                cluster: 0,
+                process: 7 + u64::from(node),
+                shard_addrs: vec![format!("10.0.0.{node}:7000")],
+                targets: vec![offer(0), offer(1)],
+            };
+            assert_eq!(manager.register(1, &request).reply.failure, None);
+        }
+        assert_eq!(manager.init(10_000_000_000, &InitRequest { replicas: 3, nodes: 3 }).reply.chains, 2);
+        manager.state().clone()
+    }
+
+    #[test]
+    fn a_record_is_the_whole_state() {
+        let state = some_state();
+        assert_eq!(decode(&encode(&state)), Ok(state));
+        assert!(decode(&[0xff; 7]).is_err());
     }
 }

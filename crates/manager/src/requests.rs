@@ -1,15 +1,19 @@
 //! One request in, one reply out: decoding, the state machine, encoding.
 
-use catena_cluster::{Manager as Core, Outcome};
+use catena_cluster::{Primary, Verdict};
 use catena_net::Frame;
 use catena_types::{Code, Failure, Time};
 use catena_wire::header::Kind;
-use catena_wire::manager::{HeartbeatRequest, InitRequest, RegisterRequest, RoutingReply, RoutingRequest, StatusRequest};
+use catena_wire::manager::{
+    HeartbeatRequest, InitRequest, RegisterRequest, RoutingReply, RoutingRequest, StatusReply, StatusRequest,
+};
 
 /// What becomes of a request.
 pub(crate) enum Answer {
+    /// Send this.
+    Now(Frame),
     /// Send this, once the state is stored.
-    Reply(Frame),
+    Stored(Frame),
     /// Nothing newer yet: answer when there is, or after `wait_ms`.
     Later {
         /// Routing version the asker has.
@@ -28,41 +32,45 @@ struct Refusal {
     failure: Option<Failure>,
 }
 
-/// Hands a request to the state machine. The flag says whether the state must be stored before the answer is sent.
-/// `now` was read after the frame was received.
-pub(crate) fn handle(core: &mut Core, now: Time, frame: &Frame) -> (Answer, bool) {
+/// Hands a request to the state machine. `now` was read after the frame was received; `addr` and `storing_ms` are for
+/// people.
+pub(crate) fn handle<W>(primary: &mut Primary<W>, now: Time, frame: &Frame, addr: &str, storing_ms: u64) -> Answer {
     match frame.kind {
-        Kind::Register => with(frame, |r: RegisterRequest| core.register(now, &r)),
-        Kind::Heartbeat => with(frame, |r: HeartbeatRequest| core.heartbeat(now, &r)),
-        Kind::Init => with(frame, |r: InitRequest| core.init(now, &r)),
-        Kind::Status => with(frame, |_: StatusRequest| Outcome { reply: core.status(now), changed: false }),
-        Kind::Routing => (routing(core, frame), false),
+        Kind::Register => with(frame, |r: RegisterRequest| primary.register(now, &r)),
+        Kind::Heartbeat => with(frame, |r: HeartbeatRequest| primary.heartbeat(now, &r)),
+        Kind::Init => with(frame, |r: InitRequest| primary.init(now, &r)),
+        Kind::Status => with(frame, |_: StatusRequest| {
+            let status = primary.status(now);
+            Verdict::Now(StatusReply { primary: addr.to_owned(), storing_ms, ..status })
+        }),
+        Kind::Routing => routing(primary, frame),
         kind => {
             let text = format!("a manager does not answer {kind:?} frames: is this the address of a node?");
-            (refuse(frame, Failure::new(Code::Malformed, text)), false)
+            refuse(frame, Failure::new(Code::Malformed, text))
         }
     }
 }
 
-fn with<Req, Rep>(frame: &Frame, run: impl FnOnce(Req) -> Outcome<Rep>) -> (Answer, bool)
+fn with<Req, Rep>(frame: &Frame, run: impl FnOnce(Req) -> Verdict<Rep>) -> Answer
 where
     Req: prost::Message + Default,
     Rep: prost::Message,
 {
-    match frame.decode::<Req>() {
-        Ok(request) => {
-            let outcome = run(request);
-            (reply(frame, &outcome.reply), outcome.changed)
-        }
-        Err(e) => (refuse(frame, Failure::new(Code::Malformed, e.to_string())), false),
+    match frame.decode::<Req>().map(run) {
+        Ok(Verdict::Now(message)) => reply(frame, &message),
+        Ok(Verdict::Stored(message)) => match reply(frame, &message) {
+            Answer::Now(frame) => Answer::Stored(frame),
+            other => other,
+        },
+        Err(e) => refuse(frame, Failure::new(Code::Malformed, e.to_string())),
     }
 }
 
-fn routing(core: &Core, frame: &Frame) -> Answer {
+fn routing<W>(primary: &Primary<W>, frame: &Frame) -> Answer {
     match frame.decode::<RoutingRequest>() {
-        Ok(request) => match core.routing_since(request.have) {
-            None if request.wait_ms > 0 => Answer::Later { have: request.have, wait_ms: request.wait_ms },
-            routing => reply(frame, &RoutingReply { failure: None, routing }),
+        Ok(request) => match primary.routing_since(request.have) {
+            (None, None) if request.wait_ms > 0 => Answer::Later { have: request.have, wait_ms: request.wait_ms },
+            (routing, delta) => reply(frame, &RoutingReply { failure: None, routing, delta }),
         },
         Err(e) => refuse(frame, Failure::new(Code::Malformed, e.to_string())),
     }
@@ -70,12 +78,13 @@ fn routing(core: &Core, frame: &Frame) -> Answer {
 
 fn reply(frame: &Frame, message: &impl prost::Message) -> Answer {
     match frame.kind.reply() {
-        Some(kind) => Answer::Reply(Frame::new(kind, frame.request_id, message).reply()),
+        Some(kind) => Answer::Now(Frame::new(kind, frame.request_id, message).reply()),
         None => Answer::None,
     }
 }
 
-fn refuse(frame: &Frame, failure: Failure) -> Answer {
+/// The answer that there is none.
+pub(crate) fn refuse(frame: &Frame, failure: Failure) -> Answer {
     tracing::debug!(kind = ?frame.kind, "refused: {failure}");
     reply(frame, &Refusal { failure: Some(failure) })
 }

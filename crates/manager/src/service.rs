@@ -1,29 +1,34 @@
-//! The loop that owns the state machine and the store.
+//! The loop that owns the state machine, and turns to the store beside it.
 //!
-//! Requests that arrived together are handled together and stored with one commit. What must hold: no reply leaves, and
-//! no routing is published, before the state it rests on is stored.
+//! What must hold: no reply leaves, and no routing is published, before the state it rests on is stored
+//! ([`Primary`] sees to it); nothing waits for the store that need not; when the term is over, everything that waits is
+//! dropped.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use catena_cluster::Manager as Core;
+use catena_cluster::{Primary, Settings, State};
 use catena_net::{Frame, FrameReceiver, FrameSender, Incoming, Listener, check_hello, hello_reply};
-use catena_types::{Chain, Time};
-use catena_wire::header::Kind;
-use catena_wire::manager::RoutingReply;
+use catena_types::{Code, Failure, Time};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::clock;
 use crate::error::StoreError;
-use crate::requests::{Answer, handle};
-use crate::store::Store;
+use crate::handle::Shared;
+use crate::publish::{MAX_WAIT_MS, Publisher};
+use crate::requests::{Answer, handle, refuse};
+use crate::store::{Store, Term};
+use crate::turns;
 
 /// Time between looks at leases that may have ended.
 const TICK: Duration = Duration::from_millis(50);
-/// Requests handled with one commit.
+/// Requests handled in one turn.
 const BATCH: usize = 128;
-/// Longest time a request for routing waits, in milliseconds.
-const MAX_WAIT_MS: u32 = 60_000;
+/// Longest time for giving up the term at the end.
+const RESIGN: Duration = Duration::from_secs(1);
 
 /// A request, and the connection its reply goes to.
 struct Request {
@@ -31,31 +36,66 @@ struct Request {
     sender: FrameSender,
 }
 
-/// A request for routing newer than there is.
-struct Waiter {
-    have: u64,
-    until: Time,
-    request_id: u64,
-    sender: FrameSender,
+/// A reply and where it goes.
+type Reply = (FrameSender, Frame);
+
+/// What the store has to say.
+pub(crate) enum Event {
+    /// This manager is elected, until then, and takes this state over.
+    Elected(Term, Time, State),
+    /// The one at this address is.
+    Follows(String),
+    /// The term lasts until then.
+    Renewed(Term, Time),
+    /// The state given last is stored.
+    Saved(Term),
+    /// The store could not do what was asked of it, in a term or before one.
+    Failed(Option<Term>, StoreError),
+}
+
+/// What this manager is now.
+enum Role {
+    /// Another one is elected, or nobody.
+    Follower(Failure),
+    /// This one is.
+    Elected(Box<Elected>),
+}
+
+struct Elected {
+    primary: Primary<Reply>,
+    term: Term,
+    publisher: Publisher,
+    /// Ends the renewals.
+    renewals: AbortHandle,
+    /// The write under way, and since when.
+    saving: Option<(AbortHandle, Time)>,
 }
 
 /// State machine, store, and who waits for routing.
 pub(crate) struct Service<S> {
-    core: Core,
-    store: S,
-    waiters: Vec<Waiter>,
-    /// Version last published, and the chains of it, for the log.
-    published: (u64, Vec<Chain>),
+    settings: Settings,
+    store: Arc<S>,
+    shared: Arc<Shared>,
+    role: Role,
+    /// Where tasks that turn to the store put what it says.
+    events: mpsc::UnboundedSender<Event>,
 }
 
 impl<S: Store> Service<S> {
-    pub(crate) fn new(core: Core, store: S) -> Service<S> {
-        let published = (core.state().version, core.state().chains.values().cloned().collect());
-        Service { core, store, waiters: Vec::new(), published }
-    }
-
-    /// Serves until `stop` fires or its sender is gone, or until the store fails.
-    pub(crate) async fn run(mut self, mut listener: Listener, mut stop: oneshot::Receiver<()>) -> Result<(), StoreError> {
+    /// Serves until `stop` fires or its sender is gone, or until the store fails for good. Takes and calls `ready` once
+    /// the store has answered.
+    pub(crate) async fn run(
+        settings: Settings,
+        store: Arc<S>,
+        shared: Arc<Shared>,
+        mut listener: Listener,
+        mut stop: oneshot::Receiver<()>,
+        ready: &mut Option<impl FnOnce()>,
+    ) -> Result<(), StoreError> {
+        let (events, mut happened) = mpsc::unbounded_channel();
+        let role = Role::Follower(nobody_yet());
+        let mut service = Service { settings, store, shared, role, events };
+        service.campaign();
         let (queue, mut requests) = mpsc::channel(BATCH);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,16 +103,25 @@ impl<S: Store> Service<S> {
         loop {
             tokio::select! {
                 biased;
-                _ = &mut stop => return Ok(()),
-                _ = tick.tick() => self.tick()?,
-                _ = requests.recv_many(&mut batch, BATCH) => self.answer(&mut batch)?,
-                incoming = listener.accept() => self.greet(incoming, &queue),
+                _ = &mut stop => break,
+                _ = tick.tick() => service.tick(),
+                Some(event) = happened.recv() => {
+                    service.take(event)?;
+                    ready.take().into_iter().for_each(|ready| ready());
+                }
+                _ = requests.recv_many(&mut batch, BATCH) => service.answer(&mut batch),
+                incoming = listener.accept() => service.greet(incoming, &queue),
             }
         }
+        if let Some(term) = service.follow(nobody_yet()) {
+            // Whoever it does not reach waits for the end of the term.
+            let _ = tokio::time::timeout(RESIGN, service.store.resign(term)).await;
+        }
+        Ok(())
     }
 
     fn greet(&self, incoming: Incoming, queue: &mpsc::Sender<Request>) {
-        let cluster = self.core.state().cluster;
+        let cluster = self.shared.cluster.load(Ordering::Relaxed);
         match check_hello(&incoming.hello, cluster) {
             Ok(()) => {
                 let (sender, receiver) = incoming.accept(hello_reply(cluster, 0, 0));
@@ -82,64 +131,122 @@ impl<S: Store> Service<S> {
         }
     }
 
-    fn tick(&mut self) -> Result<(), StoreError> {
-        let now = clock::now();
-        if self.core.tick(now) {
-            self.store.save(self.core.state())?;
+    fn campaign(&self) {
+        let (store, addr) = (self.store.clone(), self.shared.addr.clone());
+        tokio::spawn(turns::campaign(store, addr, self.events.clone()));
+    }
+
+    fn take(&mut self, event: Event) -> Result<(), StoreError> {
+        match (event, &mut self.role) {
+            (Event::Elected(term, until, state), _) => self.lead(term, until, state),
+            (Event::Follows(primary), Role::Follower(why)) => {
+                let text = format!("the elected manager is {primary}: ask that one");
+                *why = Failure::new(Code::NotPrimary, text).elsewhere(primary);
+            }
+            (Event::Renewed(term, until), Role::Elected(e)) if e.term == term => e.primary.renew(until),
+            (Event::Saved(term), Role::Elected(e)) if e.term == term => {
+                e.saving = None;
+                let ready = e.primary.has_stored();
+                if e.primary.holds(clock::now()) {
+                    ready.into_iter().for_each(|(sender, frame)| send(&sender, frame));
+                    e.publisher.publish(&e.primary);
+                }
+                self.store_next();
+            }
+            (Event::Failed(None, e), Role::Follower(why)) if e.is_passing() => {
+                *why = Failure::new(Code::NotPrimary, format!("no manager is known to be elected: {e}"));
+            }
+            (Event::Failed(Some(term), failure), Role::Elected(e)) if failure.is_passing() && e.term == term => {
+                self.step_down(&failure.to_string());
+            }
+            (Event::Failed(_, e), _) if !e.is_passing() => return Err(e),
+            // Of an earlier term.
+            (Event::Follows(_) | Event::Renewed(..) | Event::Saved(_) | Event::Failed(..), _) => {}
         }
-        self.publish();
-        self.waiters.retain(|w| !w.sender.is_closed());
-        self.release_waiters(|w| w.until <= now);
         Ok(())
     }
 
-    fn answer(&mut self, batch: &mut Vec<Request>) -> Result<(), StoreError> {
-        let mut replies = Vec::with_capacity(batch.len());
-        let mut changed = false;
-        for request in batch.drain(..) {
+    /// Won the election: takes over the state that is stored.
+    fn lead(&mut self, term: Term, until: Time, state: State) {
+        let now = clock::now();
+        tracing::info!(routing = state.version, "manager of cluster {:016x} serves at {}", state.cluster, self.shared.addr);
+        self.shared.cluster.store(state.cluster, Ordering::Relaxed);
+        self.shared.elected.store(true, Ordering::Relaxed);
+        let publisher = Publisher::new(&state);
+        let primary = Primary::new(self.settings, state, now, until);
+        let renewals = tokio::spawn(turns::renew(self.store.clone(), term, self.events.clone())).abort_handle();
+        self.role = Role::Elected(Box::new(Elected { primary, term, publisher, renewals, saving: None }));
+        self.store_next();
+    }
+
+    /// Stops being primary: what waits is dropped, so that whoever asked asks another manager.
+    fn follow(&mut self, why: Failure) -> Option<Term> {
+        self.shared.elected.store(false, Ordering::Relaxed);
+        let Role::Elected(e) = std::mem::replace(&mut self.role, Role::Follower(why)) else { return None };
+        e.renewals.abort();
+        if let Some((save, _)) = &e.saving {
+            save.abort();
+        }
+        e.primary.into_waiting().for_each(|(sender, _)| sender.close());
+        e.publisher.close();
+        Some(e.term)
+    }
+
+    fn step_down(&mut self, why: &str) {
+        tracing::warn!("this manager is no longer the elected one: {why}");
+        self.follow(nobody_yet());
+        self.campaign();
+    }
+
+    fn tick(&mut self) {
+        let now = clock::now();
+        let Role::Elected(e) = &mut self.role else { return };
+        if !e.primary.holds(now) {
+            return self.step_down("its store has not answered for the length of a term");
+        }
+        e.primary.tick(now);
+        e.publisher.tick(now, &e.primary);
+        self.store_next();
+    }
+
+    fn answer(&mut self, batch: &mut Vec<Request>) {
+        for Request { frame, sender } in batch.drain(..) {
+            let e = match &mut self.role {
+                Role::Elected(e) => e,
+                Role::Follower(why) => {
+                    match refuse(&frame, why.clone()) {
+                        Answer::Now(reply) => send(&sender, reply),
+                        _ => sender.close(),
+                    }
+                    continue;
+                }
+            };
             let now = clock::now();
-            let (answer, changes) = handle(&mut self.core, now, &request.frame);
-            changed |= changes;
-            match answer {
-                Answer::Reply(frame) => replies.push((request.sender, frame)),
+            let saving_ms = e.saving.as_ref().map_or(0, |(_, since)| now.saturating_sub(*since) / 1_000_000);
+            match handle(&mut e.primary, now, &frame, &self.shared.addr, saving_ms) {
+                Answer::Now(reply) => send(&sender, reply),
+                Answer::Stored(reply) => e.primary.wait((sender, reply)),
                 Answer::Later { have, wait_ms } => {
                     let until = now + Time::from(wait_ms.min(MAX_WAIT_MS)) * 1_000_000;
-                    let request_id = request.frame.request_id;
-                    self.waiters.push(Waiter { have, until, request_id, sender: request.sender });
+                    e.publisher.wait(have, until, frame.request_id, sender);
                 }
-                Answer::None => request.sender.close(),
+                Answer::None => sender.close(),
             }
         }
-        if changed {
-            self.store.save(self.core.state())?;
-        }
-        replies.into_iter().for_each(|(sender, frame)| send(&sender, frame));
-        self.publish();
-        Ok(())
+        self.store_next();
     }
 
-    /// Answers whoever waits for routing newer than they have.
-    fn publish(&mut self) {
-        let version = self.core.state().version;
-        if version == self.published.0 {
-            return;
-        }
-        let chains: Vec<Chain> = self.core.state().chains.values().cloned().collect();
-        for chain in chains.iter().filter(|c| !self.published.1.contains(c)) {
-            tracing::info!(routing = version, "{}", describe(chain));
-        }
-        self.published = (version, chains);
-        self.release_waiters(|w| w.have < version);
+    /// Hands the newest state to the store, if it has none in hand.
+    fn store_next(&mut self) {
+        let Role::Elected(e) = &mut self.role else { return };
+        let Some(state) = e.primary.store_next() else { return };
+        let save = tokio::spawn(turns::save(self.store.clone(), e.term, state, self.events.clone()));
+        e.saving = Some((save.abort_handle(), clock::now()));
     }
+}
 
-    fn release_waiters(&mut self, ready: impl Fn(&Waiter) -> bool) {
-        let (ready, rest) = std::mem::take(&mut self.waiters).into_iter().partition(ready);
-        self.waiters = rest;
-        for waiter in ready {
-            let reply = RoutingReply { failure: None, routing: self.core.routing_since(waiter.have) };
-            send(&waiter.sender, Frame::new(Kind::RoutingReply, waiter.request_id, &reply).reply());
-        }
-    }
+fn nobody_yet() -> Failure {
+    Failure::new(Code::NotPrimary, "no manager is known to be elected yet: try again")
 }
 
 /// Reads requests until the connection ends. The queue is short: a flood waits on its own connection.
@@ -161,18 +268,8 @@ async fn read_requests(sender: FrameSender, mut receiver: FrameReceiver, queue: 
     sender.close();
 }
 
-fn send(sender: &FrameSender, frame: Frame) {
+pub(crate) fn send(sender: &FrameSender, frame: Frame) {
     if let Err(e) = sender.send(frame) {
         tracing::debug!(peer = sender.peer(), "reply not sent: {e}");
     }
-}
-
-/// A chain in one line, for the log.
-fn describe(chain: &Chain) -> String {
-    let member = |m: &catena_types::Member| {
-        let chosen = if m.chosen { " (chosen)" } else { "" };
-        format!("{} {:?}{chosen}", m.target, m.state())
-    };
-    let members: Vec<_> = chain.members.iter().map(member).collect();
-    format!("chain {} version {}: {}", chain.id, chain.chain_ver, members.join(", "))
 }

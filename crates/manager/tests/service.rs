@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use catena_arena::Arena;
-use catena_manager::{Manager, ManagerConfig, ManagerHandle};
+use catena_manager::{Manager, ManagerConfig, ManagerHandle, StoreChoice};
 use catena_net::Rpc;
 use catena_types::{Code, LocalState, PublicState, Routing, Space};
 use catena_wire::client::{UpdateReply, UpdateRequest};
@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn start(dir: &Path) -> ManagerHandle {
     let listen = "127.0.0.1:0".parse().expect("an address");
-    Manager::start(ManagerConfig { dir: dir.to_owned(), listen, lease_ms: LEASE_MS, heartbeat_ms: 50 }).expect("a manager")
+    let config = ManagerConfig::new(StoreChoice::Directory(dir.to_owned()), listen);
+    Manager::start(ManagerConfig { lease_ms: LEASE_MS, heartbeat_ms: 50, ..config }).expect("a manager")
 }
 
 async fn connect(manager: &ManagerHandle, cluster: u64) -> Result<Rpc, catena_net::NetError> {
@@ -72,9 +73,10 @@ impl FakeNode {
             routing: routing.map_or(0, |r| r.version),
         };
         let reply: HeartbeatReply = call(rpc, Kind::Heartbeat, &request).await;
-        if let Some(routing) = &reply.routing {
+        let patched = reply.delta.as_ref().and_then(|delta| delta.apply(self.routing.as_ref()?));
+        if let Some(routing) = reply.routing.clone().or(patched) {
             assert!(self.routing.as_ref().is_none_or(|r| r.version < routing.version), "routing went back");
-            self.routing = Some(routing.clone());
+            self.routing = Some(routing);
         }
         reply
     }
@@ -138,7 +140,7 @@ async fn three_nodes_one_dies_and_the_manager_restarts() {
     let removed = |s: &BTreeMap<u32, PublicState>| s[&dead.target] == PublicState::Offline;
     assert_eq!(until(&rpc, &mut nodes, "the silent one is removed", removed).await, 2);
     assert!(silent_since.elapsed() >= Duration::from_millis(u64::from(LEASE_MS)), "before its lease had ended");
-    assert!(poll.await.unwrap().routing.unwrap().version > version);
+    assert!(poll.await.unwrap().delta.unwrap().changed.version > version);
 
     // A second process under a living id, without its locks, is told who has it.
     let mut thief = FakeNode::request(2, 999, 0);
@@ -188,7 +190,7 @@ async fn whoever_does_not_belong_is_refused_by_name() {
     let reply: RegisterReply = call(&rpc, Kind::Register, &"not a registration".to_owned()).await;
     assert_eq!(reply.failure.unwrap().code(), Code::Malformed);
     let nothing: RoutingReply = call(&rpc, Kind::Routing, &RoutingRequest { have: 1 << 40, wait_ms: 1 }).await;
-    assert_eq!((nothing.failure, nothing.routing), (None, None));
+    assert_eq!((nothing.failure, nothing.routing, nothing.delta), (None, None, None));
     manager.shutdown().unwrap();
 }
 
@@ -196,7 +198,7 @@ async fn whoever_does_not_belong_is_refused_by_name() {
 fn one_manager_per_directory_and_sane_periods() {
     let dir = tempfile::tempdir().unwrap();
     let manager = start(dir.path());
-    let config = ManagerConfig::new(dir.path(), "127.0.0.1:0".parse().unwrap());
+    let config = ManagerConfig::new(StoreChoice::Directory(dir.path().to_owned()), "127.0.0.1:0".parse().unwrap());
     let error = Manager::start(config.clone()).err().expect("the directory is in use");
     assert!(error.to_string().contains("in use"), "{error}");
     assert!(manager.is_running());

@@ -37,7 +37,8 @@ async fn pair() -> ((FrameSender, FrameReceiver), (FrameSender, FrameReceiver)) 
 async fn echo(incoming: Incoming) {
     let (sender, mut receiver) = incoming.accept(hello_reply(5, 0, 0));
     while let Ok(Some(f)) = receiver.recv().await {
-        let reply = RoutingReply { failure: Some(Failure::new(Code::NotFound, f.request_id.to_string())), routing: None };
+        let reply =
+            RoutingReply { failure: Some(Failure::new(Code::NotFound, f.request_id.to_string())), ..RoutingReply::default() };
         let frame = Frame::new(Kind::RoutingReply, f.request_id, &reply).with_payload(f.payload.clone(), f.payload_crc);
         if sender.send(frame.reply()).is_err() {
             return;

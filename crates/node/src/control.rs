@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use catena_net::NetError;
-use catena_types::{Class, Code, Failure, PublicState, Routing, ShardId, Time};
+use catena_types::{Class, Code, Failure, PublicState, Routing, RoutingDelta, ShardId, Time};
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
 use catena_wire::manager::{
@@ -56,7 +56,7 @@ pub(crate) async fn register(managers: &mut Managers, request: RegisterRequest) 
                 if is_final(&failure) && (failure.code() != Code::DuplicateNode || now() > *end) {
                     return Err(NodeError::Refused { node: request.node, failure });
                 }
-                managers.next();
+                managers.redirect(&failure);
                 failure.to_string()
             }
             Ok(reply) => return Ok(reply),
@@ -94,8 +94,11 @@ impl Publisher {
         Publisher { shards: Arc::new(shards), newest: Arc::default() }
     }
 
-    fn publish(&self, routing: Routing) {
+    /// All of the routing, or what has changed in it.
+    fn publish(&self, all: Option<Routing>, delta: Option<RoutingDelta>) {
         let mut newest = self.newest.lock().unwrap_or_else(|e| e.into_inner());
+        let patched = || delta.as_ref().zip(newest.as_deref()).and_then(|(delta, have)| delta.apply(have));
+        let Some(routing) = all.or_else(patched) else { return };
         if newest.as_ref().is_some_and(|have| have.version >= routing.version) {
             return;
         }
@@ -126,11 +129,10 @@ pub(crate) async fn follow_routing(mut managers: Managers, publisher: Publisher)
         let request = RoutingRequest { have: publisher.version(), wait_ms: POLL_MS };
         let patience = Duration::from_millis(POLL_MS.into()) + CALL;
         match managers.call::<_, RoutingReply>(Kind::Routing, &request, patience).await {
-            Ok(RoutingReply { failure: None, routing: Some(routing) }) => publisher.publish(routing),
-            Ok(RoutingReply { failure: None, routing: None }) => {}
+            Ok(RoutingReply { failure: None, routing, delta }) => publisher.publish(routing, delta),
             Ok(RoutingReply { failure: Some(failure), .. }) => {
                 tracing::debug!("no routing: {failure}");
-                managers.next();
+                managers.redirect(&failure);
                 sleep(SHORT_PAUSE).await;
             }
             Err(e) => {
@@ -158,13 +160,15 @@ impl Heartbeats {
     pub(crate) async fn run(mut self) -> Result<(), NodeError> {
         let (reply_to, mut reports) = mpsc::unbounded_channel();
         let mut seq = 0;
+        let mut refused = 0;
         let mut stopping: Option<Time> = None;
         let mut heard = true;
         loop {
             seq += 1;
             match self.beat(seq, &reply_to, &mut reports).await {
-                Ok(()) => heard = true,
+                Ok(()) => (heard, refused) = (true, 0),
                 Err(NodeError::Net(e)) => {
+                    refused += 1;
                     if std::mem::take(&mut heard) {
                         tracing::warn!("no answer to a heartbeat: {e}; without one this node stops serving");
                     }
@@ -186,7 +190,8 @@ impl Heartbeats {
                     self.publisher.send_all(|| Inbox::Stop);
                     stopping = Some(now());
                 }
-                () = sleep(self.period) => {}
+                // Another manager may have been elected: ask each once, before the usual pause.
+                () = sleep(if refused > 0 && refused < self.managers.count() { SHORT_PAUSE } else { self.period }) => refused %= self.managers.count(),
                 () = self.changed.notified() => sleep(SHORT_PAUSE / 10).await,
             }
         }
@@ -207,7 +212,7 @@ impl Heartbeats {
             routing: self.publisher.version(),
         };
         let sent = now();
-        let reply: HeartbeatReply = match self.managers.call(Kind::Heartbeat, &request, CALL).await {
+        let reply: HeartbeatReply = match self.managers.call(Kind::Heartbeat, &request, self.managers.patience()).await {
             Err(NetError::Refused(failure)) => HeartbeatReply { failure: Some(failure), ..HeartbeatReply::default() },
             result => result?,
         };
@@ -215,15 +220,13 @@ impl Heartbeats {
             if is_final(&failure) {
                 return Err(NodeError::Refused { node: self.identity.node, failure });
             }
-            self.managers.next();
+            self.managers.redirect(&failure);
             return Err(NetError::Refused(failure).into());
         }
-        if let Some(routing) = reply.routing {
-            self.publisher.publish(routing);
-        }
+        self.publisher.publish(reply.routing, reply.delta);
         if reply.lease_ms > 0 {
             let until = sent + Time::from(reply.lease_ms) * 1_000_000;
-            self.pass_on(&listed, until, reply.routing_ver);
+            self.pass_on(&listed, &reply.except, until, reply.routing_ver);
         }
         Ok(())
     }
@@ -254,13 +257,13 @@ impl Heartbeats {
         listed
     }
 
-    fn pass_on(&self, listed: &BTreeMap<ShardId, ShardReport>, until: Time, routing: u64) {
+    fn pass_on(&self, listed: &BTreeMap<ShardId, ShardReport>, except: &[u32], until: Time, routing: u64) {
         for (shard, inbox) in self.publisher.shards.iter() {
             let Some(report) = listed.get(shard) else { continue };
-            let grant =
-                |t: &catena_wire::manager::TargetReport| Grant { target: t.target, open_count: t.open_count, until, routing };
+            let granted = report.targets.iter().filter(|t| !except.contains(&t.target));
+            let grant = granted.map(|t| Grant { target: t.target, open_count: t.open_count, until, routing });
             // A shard that has ended needs no lease.
-            let _ = inbox.send(Inbox::Grants(report.targets.iter().map(grant).collect()));
+            let _ = inbox.send(Inbox::Grants(grant.collect()));
         }
     }
 
@@ -315,16 +318,16 @@ mod tests {
         let heartbeats = heartbeats(vec![(0, lively), (1, hanging)]);
         let shard = tokio::spawn(async move {
             let Some(Inbox::Report(reply)) = asked.recv().await else { panic!("a report is asked for") };
-            let report = catena_wire::manager::TargetReport { target: 31, open_count: 1, ..Default::default() };
-            reply.send(ShardReport { shard: 0, targets: vec![report] }).expect("somebody listens");
+            let report = |target| catena_wire::manager::TargetReport { target, open_count: 1, ..Default::default() };
+            reply.send(ShardReport { shard: 0, targets: vec![report(31), report(32)] }).expect("somebody listens");
             asked
         });
         let (reply_to, mut reports) = mpsc::unbounded_channel();
         let listed = heartbeats.collect(&reply_to, &mut reports).await;
         assert_eq!(listed.keys().copied().collect::<Vec<_>>(), [0]);
-        heartbeats.pass_on(&listed, 99, 7);
+        heartbeats.pass_on(&listed, &[32], 99, 7);
         let mut asked = shard.await.expect("no panic");
-        assert!(matches!(asked.recv().await, Some(Inbox::Grants(g)) if g[0].target == 31 && g[0].until == 99));
+        assert!(matches!(asked.recv().await, Some(Inbox::Grants(g)) if g.len() == 1 && g[0].target == 31 && g[0].until == 99));
         assert!(matches!(never.try_recv(), Ok(Inbox::Report(_))));
         assert!(never.try_recv().is_err(), "no lease");
     }
@@ -334,12 +337,15 @@ mod tests {
         let (shard, mut inbox) = mpsc::unbounded_channel();
         let publisher = Publisher::new(vec![(0, shard)]);
         for version in [5, 4, 5, 7, 6] {
-            publisher.publish(routing(version));
+            publisher.publish(Some(routing(version)), None);
+        }
+        for (since, version) in [(7, 9), (8, 8), (12, 13)] {
+            publisher.publish(None, Some(RoutingDelta { since, changed: routing(version) }));
         }
         let mut seen = Vec::new();
         while let Ok(Inbox::Routing(routing)) = inbox.try_recv() {
             seen.push(routing.version);
         }
-        assert_eq!(seen, [5, 7]);
+        assert_eq!(seen, [5, 7, 9]);
     }
 }

@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use catena_arena::Arena;
 use catena_net::{NetError, Rpc};
+use catena_types::Failure;
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
+
+/// Longest wait for an answer of the only manager.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Calls managers: the one that answered last, and after a failure the next in the list.
 pub(crate) struct Managers {
@@ -21,6 +25,16 @@ impl Managers {
     pub(crate) fn new(addrs: Vec<String>, hello: Hello) -> Managers {
         // Managers send no payloads.
         Managers { addrs, current: 0, rpc: None, hello, arena: Arena::new(0) }
+    }
+
+    /// How many are known.
+    pub(crate) fn count(&self) -> usize {
+        self.addrs.len()
+    }
+
+    /// How long to wait for one of them: shorter where another one may have been elected meanwhile.
+    pub(crate) fn patience(&self) -> Duration {
+        if self.addrs.len() > 1 { PATIENCE / 2 } else { PATIENCE }
     }
 
     /// Address of the present one.
@@ -39,6 +53,18 @@ impl Managers {
             self.next();
         }
         result
+    }
+
+    /// The present one does not answer what it was asked: go on to whom it names, or else to the next.
+    pub(crate) fn redirect(&mut self, failure: &Failure) {
+        if failure.elsewhere.is_empty() || failure.elsewhere == self.addr() {
+            return self.next();
+        }
+        self.rpc = None;
+        self.current = self.addrs.iter().position(|a| *a == failure.elsewhere).unwrap_or_else(|| {
+            self.addrs.push(failure.elsewhere.clone());
+            self.addrs.len() - 1
+        });
     }
 
     /// The present one is of no use: go on to the next.

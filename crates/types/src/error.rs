@@ -30,6 +30,8 @@ pub enum Code {
     LeaseExpired = 13,
     /// This node does not hold that chain.
     UnknownChain = 14,
+    /// This manager has not been elected; `elsewhere` is the one that was, if known.
+    NotPrimary = 15,
     /// Too much is waiting here; `version` is the pause in microseconds to take before the next try.
     Busy = 20,
     /// The deadline passed while the update was on its way: it may or may not take effect, at most once.
@@ -79,7 +81,7 @@ impl Code {
         use Code::*;
         match self {
             InvalidArgument | NotFound | PreconditionFailed | NoSpace | ReadOnly | PayloadCorrupt => Class::Rejected,
-            WrongChainVersion | NotHead | NotServing | LeaseExpired | UnknownChain | Io => Class::Redirect,
+            WrongChainVersion | NotHead | NotServing | LeaseExpired | UnknownChain | NotPrimary | Io => Class::Redirect,
             Busy => Class::Overload,
             Ok | OutcomeUnknown | StaleRequest | SessionUnknown | Timeout | Corrupt => Class::Unknown,
             WrongCluster | WrongProtocol | Malformed | DuplicateNode => Class::Refused,
@@ -102,12 +104,15 @@ pub struct Failure {
     /// Membership version under which it was decided; 0 if that plays no part.
     #[prost(uint64, tag = "4")]
     pub chain_ver: u64,
+    /// `host:port` of who should be asked instead, if known.
+    #[prost(string, tag = "5")]
+    pub elsewhere: String,
 }
 
 impl Failure {
     /// A failure with a message.
     pub fn new(code: Code, message: impl Into<String>) -> Failure {
-        Failure { code: code as i32, version: 0, message: message.into(), chain_ver: 0 }
+        Failure { code: code as i32, message: message.into(), ..Failure::default() }
     }
     /// The same with the number that goes with the code.
     pub fn with_version(mut self, version: u64) -> Failure {
@@ -117,6 +122,11 @@ impl Failure {
     /// The same, decided under this membership version.
     pub fn under(mut self, chain_ver: u64) -> Failure {
         self.chain_ver = chain_ver;
+        self
+    }
+    /// The same with who should be asked instead.
+    pub fn elsewhere(mut self, addr: impl Into<String>) -> Failure {
+        self.elsewhere = addr.into();
         self
     }
     /// What a client may conclude.

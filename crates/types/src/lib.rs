@@ -6,6 +6,7 @@
 
 pub mod chunk;
 pub mod crc;
+pub mod delta;
 pub mod error;
 pub mod ids;
 pub mod limits;
@@ -14,6 +15,7 @@ pub mod routing;
 pub mod store;
 
 pub use chunk::{ChunkMeta, Committed, Op, OpKind, Precondition, Staged};
+pub use delta::RoutingDelta;
 pub use error::{Class, Code, Failure};
 pub use ids::{ChainId, ChainVer, ChunkKey, ClientId, Incarnation, NodeId, Seq, SessionId, ShardId, Tag, TargetId, Time, Ver};
 pub use routing::{Chain, LocalState, Member, NodeInfo, PublicState, Routing, TargetInfo};

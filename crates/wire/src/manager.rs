@@ -1,7 +1,7 @@
 //! Node, client and tool to manager.
 
 use catena_types::store::StoreReport;
-use catena_types::{ChainVer, Failure, LocalState, Routing, Space};
+use catena_types::{ChainVer, Failure, LocalState, Routing, RoutingDelta, Space};
 
 /// A target directory, as its node found it.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -161,9 +161,15 @@ pub struct HeartbeatReply {
     /// The lease may be used only by a shard that has applied this routing version or a later one.
     #[prost(uint64, tag = "3")]
     pub routing_ver: u64,
-    /// Newer routing, if the node's is older.
+    /// Newer routing, if the node's is older and a delta is of no use.
     #[prost(message, optional, tag = "4")]
     pub routing: Option<Routing>,
+    /// Targets listed that the lease is not for: their place is about to change.
+    #[prost(uint32, repeated, tag = "5")]
+    pub except: Vec<u32>,
+    /// What is newer in the routing, if the node's is older.
+    #[prost(message, optional, tag = "6")]
+    pub delta: Option<RoutingDelta>,
 }
 
 /// Asks for routing newer than `have`; answered at once if there is, else when there is or `wait_ms` have passed.
@@ -183,9 +189,12 @@ pub struct RoutingReply {
     /// Set if there is no answer to give.
     #[prost(message, optional, tag = "1")]
     pub failure: Option<Failure>,
-    /// Absent if nothing is newer.
+    /// All of it, where a delta is of no use. Both are absent if nothing is newer.
     #[prost(message, optional, tag = "2")]
     pub routing: Option<Routing>,
+    /// What is newer.
+    #[prost(message, optional, tag = "3")]
+    pub delta: Option<RoutingDelta>,
 }
 
 /// Makes the chain table from the targets that are registered and in no chain.
@@ -240,4 +249,10 @@ pub struct StatusReply {
     /// Length of a lease in milliseconds.
     #[prost(uint32, tag = "4")]
     pub lease_ms: u32,
+    /// `host:port` of the manager that answers.
+    #[prost(string, tag = "5")]
+    pub primary: String,
+    /// Milliseconds for which a change of membership has been waiting for the manager's store; 0 if none is.
+    #[prost(uint64, tag = "6")]
+    pub storing_ms: u64,
 }

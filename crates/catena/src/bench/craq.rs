@@ -119,7 +119,7 @@ async fn measure_all(args: &Args, size: u32, dir: &Path) -> Result<()> {
 
 async fn measure(args: &Args, size: u32, replicas: u32, first: Option<f64>, dir: &Path) -> Result<Line> {
     let capacity = (args.chunks * u64::from(size.next_multiple_of(4096)) * 8).max(256 << 20);
-    let shape = Shape { nodes: replicas, targets: 1, replicas, shards: 1, capacity, store: args.store };
+    let shape = Shape { nodes: replicas, targets: 1, replicas, shards: 1, capacity, store: args.store, etcd: None };
     let cluster = Cluster::start(dir, shape, Port::Any, "warn").await?;
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {

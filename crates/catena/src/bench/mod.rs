@@ -1,9 +1,11 @@
 //! `catena bench`: throughput, latency and CPU of a cluster, beside the raw limits of this machine in the same run, so that
 //! ratios mean something anywhere. `catena bench engine` ([`engine`]) does it for one target without a cluster,
-//! `catena bench craq` ([`craq`]) shows what more replicas bring to reads.
+//! `catena bench craq` ([`craq`]) shows what more replicas bring to reads, `catena bench failover` ([`failover`]) what a
+//! client notices when nodes die.
 
 mod craq;
 mod engine;
+mod failover;
 mod load;
 mod raw;
 mod report;
@@ -31,7 +33,7 @@ use report::Line;
 #[command(
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    after_help = "Examples:\n  catena bench write --size 4KiB,64KiB,1MiB --depth 16\n  catena bench write --size 4KiB --overwrite --chunk-size 1MiB\n  catena bench mixed --size 64KiB --rate 2000 --duration 30s --json\n  catena bench read --manager 10.0.0.1:7400 --size 1MiB\n  catena bench engine --dir /path/on/the/disk\n\nWithout --manager a cluster is started in --dir for the run. Latencies at a fixed --rate count from when an operation\nwas due, so that a stall is not hidden by the operations it kept from being sent."
+    after_help = "Examples:\n  catena bench write --size 4KiB,64KiB,1MiB --depth 16\n  catena bench write --size 4KiB --overwrite --chunk-size 1MiB\n  catena bench mixed --size 64KiB --rate 2000 --duration 30s --json\n  catena bench read --manager 10.0.0.1:7400 --size 1MiB\n  catena bench engine --dir /path/on/the/disk\n  catena bench failover --kills 20\n\nWithout --manager a cluster is started in --dir for the run. Latencies at a fixed --rate count from when an operation\nwas due, so that a stall is not hidden by the operations it kept from being sent."
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -76,13 +78,15 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What is measured by itself, without a cluster.
+/// What is measured by itself.
 #[derive(Debug, clap::Subcommand)]
 enum Part {
     /// One target without a cluster, beside the raw disk
     Engine(engine::Args),
     /// Reads at one replica and at more, alone and beside writes of the same chunks
     Craq(craq::Args),
+    /// How long a client cannot write when a node is killed
+    Failover(failover::Args),
 }
 
 /// What is done.
@@ -108,6 +112,7 @@ pub(crate) fn run(mut args: Args) -> Result<()> {
     match args.part.take() {
         Some(Part::Engine(args)) => return engine::run(args),
         Some(Part::Craq(args)) => return craq::run(&args),
+        Some(Part::Failover(args)) => return failover::run(&args),
         None => {}
     }
     let loads = args.loads()?;

@@ -66,7 +66,7 @@ impl ShapeArgs {
         if capacity < 16 * u64::from(BLOCK) {
             return Err(Fault::usage("--capacity is smaller than any target can be: give some MiB"));
         }
-        Ok(Shape { nodes, targets, replicas, shards: shards.min(targets), capacity, store })
+        Ok(Shape { nodes, targets, replicas, shards: shards.min(targets), capacity, store, etcd: None })
     }
 }
 

@@ -16,6 +16,9 @@ use crate::health::{Grade, Health, state_word};
 use crate::output::{self, Tone, bad, bold, cell, good, odd, say};
 use crate::units::bytes_short;
 
+/// A write of the manager's store that takes longer is worth a word.
+const STORE_PATIENCE_MS: u64 = 500;
+
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  catena status\n  catena status --json | jq .grade\n\nExit codes: 0 healthy, 1 degraded, 2 not available"
@@ -55,7 +58,15 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
 
 fn show(status: &StatusReply, health: &Health, all_chains: bool) {
     let routing = &status.routing;
-    say!("{}  cluster {:016x}, routing {}", headline(routing, health), routing.cluster, routing.version);
+    let (cluster, version, primary) = (routing.cluster, routing.version, &status.primary);
+    say!("{}  cluster {cluster:016x}, routing {version}, manager {primary}", headline(routing, health));
+    if status.storing_ms > STORE_PATIENCE_MS {
+        let seconds = status.storing_ms as f64 / 1e3;
+        say!(
+            "{}",
+            bad(format_args!("the manager's store has not answered for {seconds:.1} s: membership is frozen; look at its log"))
+        );
+    }
     say!();
     show_nodes(status);
     let odd_chain = |chain: &&Chain| all_chains || chain.serving().count() < chain.members.len();
@@ -196,6 +207,8 @@ fn to_json(status: &StatusReply, health: &Health) -> Value {
         "cluster": format!("{:016x}", routing.cluster),
         "routing": routing.version,
         "lease_ms": status.lease_ms,
+        "manager": status.primary,
+        "storing_ms": status.storing_ms,
         "nodes": nodes.collect::<Vec<_>>(),
         "targets": targets.collect::<Vec<_>>(),
         "chains": chains.collect::<Vec<_>>(),

@@ -87,7 +87,8 @@ async fn tour(args: &Args, dir: PathBuf) -> Result<Vec<String>> {
 impl Tour {
     async fn begin(dir: PathBuf) -> Result<Tour> {
         let start = Instant::now();
-        let shape = Shape { nodes: 3, targets: 4, replicas: 3, shards: 1, capacity: 1 << 30, store: Default::default() };
+        let shape =
+            Shape { nodes: 3, targets: 4, replicas: 3, shards: 1, capacity: 1 << 30, store: Default::default(), etcd: None };
         let cluster = Cluster::start(&dir, shape, Port::Any, "info").await?;
         let client = cluster.client().await?;
         let mut tour = Tour { cluster, client, data: Vec::new(), start, step: 0, checks: 0, failed: Vec::new() };

@@ -95,6 +95,13 @@ impl Cluster {
         self.nodes[id as usize - 1].kill().await
     }
 
+    /// Stops node `id` in order.
+    pub(crate) async fn stop_node(&mut self, id: u32) -> Result<()> {
+        let node = &mut self.nodes[id as usize - 1];
+        node.ask_to_stop()?;
+        node.wait_or_kill(GRACE).await
+    }
+
     /// Starts node `id` again.
     pub(crate) fn restart_node(&mut self, id: u32) -> Result<()> {
         self.nodes[id as usize - 1] = self.spawn_node(id)?;

@@ -33,6 +33,9 @@ pub(crate) struct Shape {
     /// How targets keep chunks.
     #[serde(default)]
     pub(crate) store: StoreArgs,
+    /// The etcd that keeps the manager's state, `host:port`; none: a directory.
+    #[serde(default)]
+    pub(crate) etcd: Option<String>,
 }
 
 /// Which ports a cluster takes.
@@ -94,7 +97,7 @@ impl Plan {
         if known.shape == *wanted {
             return Ok(Some(known));
         }
-        let Shape { nodes, targets, replicas, shards, capacity, store } = known.shape;
+        let Shape { nodes, targets, replicas, shards, capacity, store, .. } = known.shape;
         let store = store.options().map(|(name, value)| format!("{name} {value}")).join(" ");
         Err(Fault::usage(format!(
             "{} holds a cluster of another shape: use --nodes {nodes} --targets {targets} --replicas {replicas} --shards {shards} \
@@ -110,8 +113,13 @@ impl Plan {
 
     /// Command line of the manager.
     pub(crate) fn manager_args(&self, dir: &Path, log: &str) -> Vec<String> {
-        let dir = dir.join("manager").display().to_string();
-        ["manager", "--dir", &dir, "--listen", &self.manager_addr(), "--log", log].map(str::to_owned).to_vec()
+        let common = ["manager", "--listen", &self.manager_addr(), "--log", log].map(str::to_owned);
+        let store = match &self.shape.etcd {
+            None => vec!["--dir".to_owned(), dir.join("manager").display().to_string()],
+            // Each directory is a cluster of its own.
+            Some(etcd) => ["--etcd", etcd, "--etcd-prefix", &format!("{}/", dir.display())].map(str::to_owned).to_vec(),
+        };
+        common.into_iter().chain(store).collect()
     }
 
     /// Command line of node `id`.
@@ -165,7 +173,7 @@ mod tests {
     use super::*;
 
     fn shape() -> Shape {
-        Shape { nodes: 3, targets: 2, replicas: 3, shards: 2, capacity: 1 << 30, store: StoreArgs::default() }
+        Shape { nodes: 3, targets: 2, replicas: 3, shards: 2, capacity: 1 << 30, store: StoreArgs::default(), etcd: None }
     }
 
     #[test]

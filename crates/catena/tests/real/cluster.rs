@@ -8,19 +8,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// How long anything may take before a test gives up on it. Generous: the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// See the file's documentation.
 pub(crate) struct Cluster {
     dir: tempfile::TempDir,
+    /// Addresses of all managers, with commas between.
     pub(crate) manager: String,
-    manager_process: Option<Child>,
+    managers: Vec<Manager>,
     nodes: Vec<Option<Child>>,
     targets: u32,
     capacity: &'static str,
     /// More options of every node.
     options: &'static [&'static str],
+}
+
+/// One manager: where it listens and keeps its state, and its process while it runs.
+struct Manager {
+    addr: String,
+    store: [String; 2],
+    process: Option<Child>,
 }
 
 impl Cluster {
@@ -43,9 +53,38 @@ impl Cluster {
         options: &'static [&'static str],
     ) -> Cluster {
         let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let manager = format!("127.0.0.1:{}", free_port());
-        let mut cluster = Cluster { dir, manager, manager_process: None, nodes: Vec::new(), targets, capacity, options };
-        cluster.start_manager();
+        let stores = vec![["--dir".to_owned(), text(&dir.path().join("manager"))]];
+        let mut cluster = Cluster::new(dir, stores, targets, capacity, options);
+        cluster.form(nodes, replicas);
+        cluster
+    }
+
+    /// The same with three managers on an etcd.
+    pub(crate) fn on_etcd(etcd: &str, nodes: usize, targets: u32, replicas: u32) -> Cluster {
+        let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let stores = vec![["--etcd".to_owned(), etcd.to_owned()]; 3];
+        let mut cluster = Cluster::new(dir, stores, targets, "1GiB", &[]);
+        cluster.form(nodes, replicas);
+        cluster
+    }
+
+    fn new(
+        dir: tempfile::TempDir,
+        stores: Vec<[String; 2]>,
+        targets: u32,
+        capacity: &'static str,
+        options: &'static [&'static str],
+    ) -> Cluster {
+        let manager = |store| Manager { addr: format!("127.0.0.1:{}", free_port()), store, process: None };
+        let managers: Vec<Manager> = stores.into_iter().map(manager).collect();
+        let manager = managers.iter().map(|m| m.addr.as_str()).collect::<Vec<_>>().join(",");
+        Cluster { dir, manager, managers, nodes: Vec::new(), targets, capacity, options }
+    }
+
+    /// Starts everything and makes the chain table.
+    fn form(&mut self, nodes: usize, replicas: u32) {
+        (0..self.managers.len()).for_each(|n| self.start_manager_number(n));
+        let cluster = self;
         cluster.nodes.resize_with(nodes, || None);
         for node in 0..nodes {
             cluster.start_node(node);
@@ -54,7 +93,6 @@ impl Cluster {
             c.run(&["admin", "init", "--replicas", &replicas.to_string()]).status.success()
         });
         cluster.wait_healthy();
-        cluster
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -62,8 +100,23 @@ impl Cluster {
     }
 
     pub(crate) fn start_manager(&mut self) {
-        let dir = self.dir.path().join("manager");
-        self.manager_process = Some(self.spawn("manager", &["manager", "--dir", &text(&dir), "--listen", &self.manager.clone()]));
+        self.start_manager_number(0);
+    }
+
+    pub(crate) fn start_manager_number(&mut self, n: usize) {
+        let Manager { addr, store: [option, place], .. } = &self.managers[n];
+        let process = self.spawn(&format!("manager{n}"), &["manager", option, place, "--listen", addr]);
+        self.managers[n].process = Some(process);
+    }
+
+    /// Number of the manager at an address.
+    pub(crate) fn manager_at(&self, addr: &str) -> Option<usize> {
+        self.managers.iter().position(|m| m.addr == addr)
+    }
+
+    /// SIGSTOP, SIGCONT and the like to a manager.
+    pub(crate) fn signal_manager(&self, n: usize, signal: Signal) {
+        signal_process(self.managers[n].process.as_ref(), signal);
     }
 
     pub(crate) fn start_node(&mut self, node: usize) {
@@ -98,7 +151,11 @@ impl Cluster {
     }
 
     pub(crate) fn kill_manager(&mut self) {
-        kill(self.manager_process.take());
+        self.kill_manager_number(0);
+    }
+
+    pub(crate) fn kill_manager_number(&mut self, n: usize) {
+        kill(self.managers[n].process.take());
     }
 
     pub(crate) fn node_lives(&mut self, node: usize) -> bool {
@@ -155,8 +212,13 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.nodes.iter_mut().for_each(|n| kill(n.take()));
-        kill(self.manager_process.take());
+        self.managers.iter_mut().for_each(|m| kill(m.process.take()));
     }
+}
+
+fn signal_process(process: Option<&Child>, signal: Signal) {
+    let process = process.expect("it was started and not killed");
+    kill_process(Pid::from_child(process), signal).expect("the process is there");
 }
 
 fn kill(process: Option<Child>) {

@@ -10,7 +10,8 @@ use super::{Manager, Outcome};
 use crate::mutation::{Mutation, is};
 
 impl Manager {
-    /// A node says that it lives. `now` is read after the heartbeat was received.
+    /// A node says that it lives. `now` is read after the heartbeat was received. Routing goes with the answer later, if it
+    /// grants a lease: without one, it may show a place that rests on memory that is gone.
     pub fn heartbeat(&mut self, now: Time, request: &HeartbeatRequest) -> Outcome<HeartbeatReply> {
         self.wake(now);
         self.admit_candidate(request.node, request.incarnation, now);
@@ -30,22 +31,17 @@ impl Manager {
         self.evaluate(chains, now);
         self.publish();
         let withheld = request.targets.iter().any(|r| self.removal_pending(r.target)) && !is(Mutation::GrantBeforeRemoval);
-        let reply = if withheld { self.nothing_granted() } else { self.grant(request.routing) };
+        let reply = if withheld { self.nothing_granted() } else { self.grant() };
         self.outcome(reply)
     }
 
-    /// Answer without a lease. Without routing too: it may show a place that rests on memory that is gone.
+    /// Answer without a lease.
     fn nothing_granted(&self) -> HeartbeatReply {
-        HeartbeatReply { failure: None, lease_ms: 0, routing_ver: self.state.version, routing: None }
+        HeartbeatReply { routing_ver: self.state.version, ..HeartbeatReply::default() }
     }
 
-    fn grant(&self, have: u64) -> HeartbeatReply {
-        HeartbeatReply {
-            failure: None,
-            lease_ms: self.settings.lease_ms,
-            routing_ver: self.state.version,
-            routing: self.routing_since(have),
-        }
+    fn grant(&self) -> HeartbeatReply {
+        HeartbeatReply { lease_ms: self.settings.lease_ms, ..self.nothing_granted() }
     }
 
     fn refuse_heartbeat(&self, request: &HeartbeatRequest) -> Option<Failure> {

@@ -17,6 +17,7 @@ impl Manager {
             routing: self.state.routing(),
             targets: self.targets.values().filter_map(status).collect(),
             lease_ms: self.settings.lease_ms,
+            ..StatusReply::default()
         }
     }
 }

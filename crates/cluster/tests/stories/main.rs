@@ -8,6 +8,7 @@ mod manager_restart;
 mod normal_start;
 mod partition;
 mod registration;
+mod slow_store;
 mod stopped_and_failed;
 mod sync_failure;
 mod world;

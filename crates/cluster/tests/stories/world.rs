@@ -174,8 +174,8 @@ impl World {
                 let target = node.targets.iter_mut().find(|t| t.id == listed.target).expect("it was listed");
                 target.lease = Some((until, reply.routing_ver));
             }
-            if let Some(routing) = &reply.routing {
-                node.routing = Some(routing.clone());
+            if let Some(routing) = self.manager.routing_since(request.routing) {
+                node.routing = Some(routing);
             }
         }
         self.check();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use catena_arena::Arena;
-use catena_manager::{Manager, ManagerConfig, ManagerHandle};
+use catena_manager::{Manager, ManagerConfig, ManagerHandle, StoreChoice};
 use catena_net::Rpc;
 use catena_node::{Node, NodeConfig, NodeHandle, NodeStatus};
 use catena_types::crc::crc32c;
@@ -200,5 +200,5 @@ impl Cluster {
 
 fn start_manager(dir: &TempDir, listen: &str) -> ManagerHandle {
     let listen = listen.parse().expect("an address");
-    Manager::start(ManagerConfig::new(dir.path().join("manager"), listen)).expect("a manager")
+    Manager::start(ManagerConfig::new(StoreChoice::Directory(dir.path().join("manager")), listen)).expect("a manager")
 }

@@ -205,7 +205,13 @@ impl World {
         (left.newest(key) < ver).then(|| format!("a crash left version {}", left.newest(key)))
     }
 
-    /// Invariants 8, 12 and 13, on every routing published.
+    /// A manager is elected that knows nothing of what the one before decided last.
+    pub(super) fn forget_decisions(&mut self, routing: &Arc<Routing>) {
+        self.checks.dark.clear();
+        self.checks.routing = Some(routing.clone());
+    }
+
+    /// Invariants 8, 12 and 13, on every routing, when it is decided: from then on everybody is granted leases by it.
     pub(super) fn check_routing(&mut self, routing: &Arc<Routing>) {
         let before = self.checks.routing.clone();
         for chain in &routing.chains {
@@ -267,7 +273,7 @@ impl World {
 
     /// Everybody who serves loses power now: chains whose members are all there must come to a last serving set of all.
     pub(super) fn all_go_dark(&mut self) {
-        let routing = self.manager.routing();
+        let routing = self.manager.decided();
         for chain in &routing.chains {
             let serving: Vec<TargetId> = chain.serving().collect();
             let serves =

@@ -10,7 +10,7 @@ use super::plan::Step;
 use super::{Ev, MS, World};
 
 /// The kinds of faults; a plan weighs each.
-pub(super) const KINDS: [&str; 19] = [
+pub(super) const KINDS: [&str; 21] = [
     "kill",
     "power cut of one",
     "power cut of all",
@@ -30,6 +30,8 @@ pub(super) const KINDS: [&str; 19] = [
     "heartbeats late",
     "disk swapped",
     "half isolated",
+    "manager deposed",
+    "store hangs",
 ];
 
 /// Which of them is bit rot.
@@ -104,6 +106,8 @@ impl World {
                 self.stop_manager();
                 self.after(u64::from(self.plan.lease_ms) * MS / 2, Ev::ManagerStart);
             }
+            "manager deposed" => self.depose_manager(),
+            "store hangs" => self.hang_the_store(),
             "no room" => self.take_room(node),
             "bit rot" => self.rot(node),
             "half isolated" => {
@@ -292,6 +296,7 @@ impl World {
         // A disk with more damage than that stays out of its chain until somebody replaces it: here its damage is mended.
         self.plan.chain.max_damaged = u64::MAX;
         self.net.blocked.clear();
+        self.manager.mend_store();
         self.start_manager();
         for node in 0..self.nodes.len() {
             self.nodes[node].paused_until = 0;

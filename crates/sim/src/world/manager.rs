@@ -1,9 +1,12 @@
-//! The manager: its real core, behind a network that delays, loses and reorders.
+//! The managers: the real core, behind a network that delays, loses and reorders, over a store that takes its time.
+//!
+//! One of them is elected. When it is cut off from the store, another one is, once the term of the first has ended; the
+//! first goes on answering whoever still asks it.
 
 use std::sync::Arc;
 
-use catena_cluster::{Manager, Settings, State};
-use catena_types::{PublicState, Routing, TargetId, Time};
+use catena_cluster::{Primary, Settings, State, Verdict};
+use catena_types::{PublicState, Routing, RoutingDelta, TargetId, Time};
 use catena_wire::manager::{HeartbeatRequest, InitRequest, RegisterRequest};
 
 use super::{Ev, MS, Plan, Rule, World};
@@ -15,16 +18,33 @@ pub(super) struct Mgr {
     settings: Settings,
     /// What is stored.
     stored: State,
-    /// `None` while it is down.
-    core: Option<Manager>,
+    /// Elections so far: the store takes writes of the last one only.
+    term: u64,
+    /// `None` while nobody is elected.
+    elected: Option<Primary<Ev>>,
+    /// The one before, cut off from the store.
+    deposed: Option<Primary<Ev>>,
+    /// No write ends before.
+    hangs_until: Time,
     initialized: bool,
     published: u64,
+    /// Version of the newest routing that the elected one has decided and that was checked.
+    decided: u64,
 }
 
 impl Mgr {
     pub(super) fn new(plan: &Plan) -> Mgr {
-        let settings = Settings::new(plan.lease_ms, plan.heartbeat_ms);
-        Mgr { settings, stored: State::new(0xca7e_4a00), core: None, initialized: false, published: 0 }
+        Mgr {
+            settings: Settings::new(plan.lease_ms, plan.heartbeat_ms),
+            stored: State::new(0xca7e_4a00),
+            term: 0,
+            elected: None,
+            deposed: None,
+            hangs_until: 0,
+            initialized: false,
+            published: 0,
+            decided: 0,
+        }
     }
 
     /// The newest routing stored.
@@ -33,25 +53,50 @@ impl Mgr {
     }
 
     pub(super) fn up(&self) -> bool {
-        self.core.is_some()
+        self.elected.is_some()
     }
 
     /// Whether the chain table is made.
     pub(super) fn initialized(&self) -> bool {
         self.initialized
     }
+
+    /// The store takes writes again, at its usual pace, and everybody knows who is elected.
+    pub(super) fn mend_store(&mut self) {
+        (self.hangs_until, self.deposed) = (0, None);
+    }
+
+    /// Between an election and the end of the term, if it is not renewed.
+    fn term_length(&self) -> Time {
+        Time::from(self.settings.lease_ms) * MS / 2
+    }
+
+    /// Whom a node that asks reaches: the elected one, or, while it has not noticed, the one before.
+    fn asked(&mut self, deposed: bool) -> Option<&mut Primary<Ev>> {
+        if deposed && self.deposed.is_some() { self.deposed.as_mut() } else { self.elected.as_mut() }
+    }
 }
 
 impl World {
     pub(super) fn start_manager(&mut self) {
-        if self.manager.core.is_none() {
-            self.manager.core = Some(Manager::new(self.manager.settings, self.manager.stored.clone(), self.now));
+        if self.manager.elected.is_none() {
+            let m = &mut self.manager;
+            m.term += 1;
+            let until = self.now + m.term_length();
+            m.elected = Some(Primary::new(m.settings, m.stored.clone(), self.now, until));
+            if m.decided != m.stored.version {
+                // What the one before decided last was not stored: it never was.
+                m.decided = m.stored.version;
+                let routing = m.routing();
+                self.forget_decisions(&routing);
+            }
             self.note(|| "manager starts".into());
+            self.store_next();
         }
     }
 
     pub(super) fn stop_manager(&mut self) {
-        self.manager.core = None;
+        (self.manager.elected, self.manager.deposed) = (None, None);
         self.note(|| "manager is gone".into());
     }
 
@@ -59,46 +104,85 @@ impl World {
         self.start_manager();
     }
 
+    /// The elected one is cut off from the store: its term ends, then another one is elected.
+    pub(super) fn depose_manager(&mut self) {
+        let Some(primary) = self.manager.elected.take() else { return };
+        self.manager.deposed = Some(primary);
+        let election = self.now + self.manager.term_length() + self.rng.delay(20 * MS);
+        self.at(election, Ev::ManagerStart);
+    }
+
+    /// The store answers nobody for a while.
+    pub(super) fn hang_the_store(&mut self) {
+        let long = self.rng.between(1, u64::from(self.plan.lease_ms) * 4) * MS;
+        self.manager.hangs_until = self.now + long;
+    }
+
     pub(super) fn on_manager_tick(&mut self) {
         let now = self.now;
-        if let Some(core) = &mut self.manager.core {
-            core.tick(now);
-            self.try_init();
-            self.store_and_publish();
+        let until = now + self.manager.term_length();
+        if let Some(primary) = &mut self.manager.deposed {
+            primary.tick(now);
+            if !primary.holds(now) && self.rng.chance(1, 16) {
+                self.manager.deposed = None;
+            }
         }
+        if let Some(primary) = &mut self.manager.elected {
+            primary.renew(until);
+            primary.tick(now);
+            if primary.core().state().table.is_empty() {
+                let request = InitRequest { replicas: self.plan.replicas, nodes: self.plan.nodes as u32 };
+                primary.init(now, &request);
+            }
+        }
+        self.store_next();
+        // Several times per term.
         let at = self.now + Time::from(self.plan.heartbeat_ms) * MS / 2;
         self.at(at, Ev::ManagerTick);
     }
 
-    fn try_init(&mut self) {
-        let now = self.now;
-        let request = InitRequest { replicas: self.plan.replicas, nodes: self.plan.nodes as u32 };
-        let Some(core) = self.manager.core.as_mut().filter(|_| !self.manager.initialized) else { return };
-        let reply = core.init(now, &request).reply;
-        if reply.failure.is_none() {
-            self.manager.initialized = true;
-            self.note(|| format!("chain table of {} chains", reply.chains));
-            self.after(MS, Ev::Fault);
+    /// Checks what was decided, and has it stored.
+    fn store_next(&mut self) {
+        let decided = self.manager.elected.as_ref().map(|p| p.core().state()).filter(|s| s.version > self.manager.decided);
+        if let Some(routing) = decided.map(|state| Arc::new(state.routing())) {
+            self.manager.decided = routing.version;
+            self.check_routing(&routing);
         }
+        let Some(state) = self.manager.elected.as_mut().and_then(Primary::store_next) else { return };
+        let at = (self.now + self.rng.delay(self.plan.store)).max(self.manager.hangs_until);
+        let term = self.manager.term;
+        self.at(at, Ev::Save { term, state });
     }
 
-    /// Stores first, then lets everybody know, each when and if it likes.
-    fn store_and_publish(&mut self) {
-        let Some(core) = &self.manager.core else { return };
-        let before = self.manager.published;
-        let next = core.state();
-        if next.version < before {
-            return self.fail(Rule::Membership, format!("routing went back from {before} to {}", next.version));
+    /// A write reaches the store, whether or not its manager is still there to hear of it.
+    pub(super) fn on_save(&mut self, term: u64, state: &State) {
+        if term != self.manager.term {
+            return self.coverage.hit("write of an earlier term refused");
         }
-        if next != &self.manager.stored {
-            self.manager.stored = next.clone();
+        if state.version < self.manager.stored.version {
+            let (from, to) = (self.manager.stored.version, state.version);
+            return self.fail(Rule::Membership, format!("routing went back from {from} to {to}"));
         }
-        if next.version == before {
+        self.manager.stored = state.clone();
+        if !self.manager.initialized && !state.table.is_empty() {
+            self.manager.initialized = true;
+            self.note(|| format!("chain table of {} chains", state.table.len()));
+            self.after(MS, Ev::Fault);
+        }
+        self.publish();
+        let Some(primary) = self.manager.elected.as_mut() else { return };
+        let ready = primary.has_stored();
+        ready.into_iter().for_each(|answer| self.manager_answers(answer));
+        self.store_next();
+    }
+
+    /// Lets everybody know of what is stored, each when and if it likes.
+    fn publish(&mut self) {
+        if self.manager.stored.version == self.manager.published {
             return;
         }
         self.manager.published = self.manager.stored.version;
         let routing = self.manager.routing();
-        self.check_routing(&routing);
         self.note(|| format!("routing {}", describe(&routing)));
         for node in 0..self.nodes.len() {
             if !self.blocked(MANAGER, node) && self.rng.chance(3, 4) {
@@ -116,18 +200,34 @@ impl World {
         }
     }
 
+    /// The same for what has changed: each shard applies it to what it has.
+    pub(super) fn push_delta(&mut self, node: usize, delta: &RoutingDelta) {
+        let Some(process) = self.nodes[node].process() else { return };
+        for shard in 0..self.plan.shards {
+            let Some(routing) = self.nodes[node].routing_of(shard).and_then(|have| delta.apply(have)) else { continue };
+            self.coverage.hit("routing delta applied");
+            let at = self.now + self.rng.delay(self.plan.net * 4);
+            self.at(at, Ev::Route { node, process, shard, routing: Arc::new(routing) });
+        }
+    }
+
     pub(super) fn on_register(&mut self, node: usize, request: &RegisterRequest) {
         let now = self.now;
-        let Some(core) = &mut self.manager.core else { return };
-        let reply = core.register(now, request).reply;
-        self.note(|| format!("node {} registers: incarnation {} {:?}", node + 1, reply.incarnation, reply.failure));
-        if let Some(failure) = &reply.failure {
+        let deposed = self.rng.chance(1, 2);
+        let Some(primary) = self.manager.asked(deposed) else { return };
+        let answer = |reply| Ev::Registered { node, process: request.process, reply: Box::new(reply) };
+        let verdict = primary.register(now, request);
+        let (Verdict::Now(reply) | Verdict::Stored(reply)) = &verdict;
+        let (incarnation, failure) = (reply.incarnation, reply.failure.clone());
+        match verdict {
+            Verdict::Now(reply) => self.manager_answers(answer(reply)),
+            Verdict::Stored(reply) => primary.wait(answer(reply)),
+        }
+        self.note(|| format!("node {} registers: incarnation {incarnation} {failure:?}", node + 1));
+        if let Some(failure) = &failure {
             self.coverage.hit(&format!("register {:?}", failure.code()));
         }
-        self.store_and_publish();
-        if !self.blocked(MANAGER, node) {
-            self.after(self.plan.net, Ev::Registered { node, process: request.process, reply: Box::new(reply) });
-        }
+        self.store_next();
     }
 
     pub(super) fn on_heartbeat(
@@ -139,16 +239,38 @@ impl World {
         request: &HeartbeatRequest,
     ) {
         let now = self.now;
-        let Some(core) = &mut self.manager.core else { return };
-        let reply = core.heartbeat(now, request).reply;
+        let deposed = self.rng.chance(1, 2);
+        let Some(primary) = self.manager.asked(deposed) else { return };
+        let answer = |reply| Ev::Granted { node, process, sent, openings, reply: Box::new(reply) };
+        let ahead = primary.core().state().version > primary.stored().version;
+        match primary.heartbeat(now, request) {
+            Verdict::Now(reply) => {
+                let granted = reply.lease_ms > 0;
+                self.coverage.hit(if granted { "lease granted" } else { "lease withheld" });
+                if granted && ahead {
+                    self.coverage.hit("lease granted beside the store");
+                }
+                if !reply.except.is_empty() {
+                    self.coverage.hit("lease withheld from a target whose place changes");
+                }
+                self.manager_answers(answer(reply));
+            }
+            Verdict::Stored(reply) => primary.wait(answer(reply)),
+        }
         if self.nodes[node].process() != Some(process) {
             self.heard_from_before();
         }
-        self.store_and_publish();
-        self.coverage.hit(if reply.lease_ms > 0 { "lease granted" } else { "lease withheld" });
+        self.store_next();
+    }
+
+    fn manager_answers(&mut self, answer: Ev) {
+        let (node, late) = match answer {
+            Ev::Registered { node, .. } => (node, self.rng.delay(self.plan.net)),
+            Ev::Granted { node, .. } => (node, self.beat_delay(node)),
+            _ => return,
+        };
         if !self.blocked(MANAGER, node) {
-            let delay = self.beat_delay(node);
-            self.at(self.now + delay, Ev::Granted { node, process, sent, openings, reply: Box::new(reply) });
+            self.at(self.now + late, answer);
         }
     }
 }
@@ -167,10 +289,17 @@ fn describe(routing: &Routing) -> String {
 }
 
 impl Mgr {
-    /// What the manager has stored of a target's place.
+    /// A target's place: SERVING only if it is stored so and nothing else has been decided.
     pub(super) fn state_of(&self, target: TargetId) -> Option<PublicState> {
-        let chain = self.stored.targets.get(&target)?.chain;
-        self.stored.chains.get(&chain)?.state_of(target)
+        let place = |state: &State| state.chains.get(&state.targets.get(&target)?.chain)?.state_of(target);
+        let stored = place(&self.stored);
+        let decided = self.elected.as_ref().map_or(stored, |primary| place(primary.core().state()));
+        if stored == Some(PublicState::Serving) { decided } else { stored }
+    }
+
+    /// The newest routing decided.
+    pub(super) fn decided(&self) -> Arc<Routing> {
+        self.elected.as_ref().map_or_else(|| self.routing(), |primary| Arc::new(primary.core().state().routing()))
     }
 
     /// The members of a target's chain, in order.

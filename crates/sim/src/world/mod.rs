@@ -134,7 +134,13 @@ enum Ev {
         process: u64,
     },
     ManagerTick,
+    /// A manager is elected, if there is none.
     ManagerStart,
+    /// A write of the manager elected in that term reaches the store.
+    Save {
+        term: u64,
+        state: Arc<catena_cluster::State>,
+    },
     /// A client's lane looks what to do.
     Lane {
         client: usize,
@@ -367,6 +373,7 @@ impl World {
             Ev::Reopen { node, slot, process } => self.reopen(node, slot, process),
             Ev::ManagerTick => self.on_manager_tick(),
             Ev::ManagerStart => self.on_manager_start(),
+            Ev::Save { term, state } => self.on_save(term, &state),
             Ev::Lane { client, lane, call } => self.on_lane(client, lane, call),
             Ev::Request { to, request } => self.on_request(to, *request),
             Ev::Answer { answer } => self.on_answer(*answer),

@@ -163,6 +163,11 @@ impl Node {
         self.process.as_ref().map(|p| p.number)
     }
 
+    /// Newest routing that a shard has.
+    pub(super) fn routing_of(&self, shard: u32) -> Option<&Routing> {
+        self.process.as_ref()?.routing[shard as usize].as_deref()
+    }
+
     pub(super) fn is(&self, process: u64) -> bool {
         self.process() == Some(process)
     }
@@ -685,12 +690,18 @@ impl World {
         if let Some(routing) = &reply.routing {
             self.push_routing(node, &Arc::new(routing.clone()));
         }
+        if let Some(delta) = &reply.delta {
+            self.push_delta(node, delta);
+        }
         if reply.lease_ms == 0 {
             return;
         }
         let sent = if is(Mutation::LeaseFromReceipt) { self.nodes[node].local(self.now) } else { sent };
         let until = sent + Time::from(reply.lease_ms) * MS;
         for &(slot, opening) in openings {
+            if reply.except.contains(&self.nodes[node].slots[slot].id) {
+                continue;
+            }
             self.after(self.plan.net, Ev::Lease { node, slot, opening, until, routing: reply.routing_ver });
         }
     }

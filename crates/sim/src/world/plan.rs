@@ -40,6 +40,8 @@ pub struct Plan {
     pub net: Time,
     /// Mean time of a flush.
     pub disk: Time,
+    /// Mean time of a write of the manager's store.
+    pub store: Time,
     /// Limits of the state machines.
     pub chain: Config,
     /// One of so many media is that of the real engine; 0: none.
@@ -139,6 +141,7 @@ impl Plan {
             heartbeat_ms: lease_ms / *rng.pick(&[5, 5, 10]),
             net,
             disk: *rng.pick(&[100_000, MS, 5 * MS, 30 * MS]),
+            store: *rng.pick(&[10_000, MS, 20 * MS]),
             chain: Config {
                 query_retry: rng.between(5, 200) * MS,
                 page_chunks: rng.between(1, 3) as usize,

@@ -2,8 +2,8 @@
 
 use catena_types::store::{Durability, StoreKind, StoreReport};
 use catena_types::{
-    Chain, ChunkMeta, Code, Committed, Failure, LocalState, Member, NodeInfo, Op, PublicState, Routing, SessionId, SessionRow,
-    Space, StageInfo, Staged, Tag, TargetInfo,
+    Chain, ChunkMeta, Code, Committed, Failure, LocalState, Member, NodeInfo, Op, PublicState, Routing, RoutingDelta, SessionId,
+    SessionRow, Space, StageInfo, Staged, Tag, TargetInfo,
 };
 use catena_wire::client::*;
 use catena_wire::header::Kind;
@@ -38,6 +38,10 @@ pub(crate) fn all() -> Vec<Sample> {
 
 fn failure() -> Option<Failure> {
     Some(Failure::new(Code::WrongChainVersion, "chain 7 is at version 22").with_version(22).under(22))
+}
+
+fn delta() -> RoutingDelta {
+    RoutingDelta { since: 54, changed: routing() }
 }
 
 fn key() -> Vec<u8> {
@@ -185,12 +189,21 @@ fn manager() -> Vec<Sample> {
         store: Some(store_report()),
     };
     let heartbeat = HeartbeatRequest { node: 2, incarnation: 9, seq: 1000, targets: vec![report.clone()], routing: 55 };
-    let beaten = HeartbeatReply { failure: failure(), lease_ms: 1500, routing_ver: 56, routing: Some(routing()) };
+    let beaten = HeartbeatReply {
+        failure: failure(),
+        lease_ms: 1500,
+        routing_ver: 56,
+        routing: Some(routing()),
+        except: vec![31],
+        delta: Some(delta()),
+    };
     let status = StatusReply {
         failure: failure(),
         routing: routing(),
         targets: vec![TargetStatus { report, heard_ms: 120 }],
         lease_ms: 1500,
+        primary: "10.0.0.1:7400".to_owned(),
+        storing_ms: 40,
     };
     vec![
         sample("RegisterRequest", Kind::Register, register),
@@ -198,7 +211,11 @@ fn manager() -> Vec<Sample> {
         sample("HeartbeatRequest", Kind::Heartbeat, heartbeat),
         sample("HeartbeatReply", Kind::HeartbeatReply, beaten),
         sample("RoutingRequest", Kind::Routing, RoutingRequest { have: 55, wait_ms: 5000 }),
-        sample("RoutingReply", Kind::RoutingReply, RoutingReply { failure: failure(), routing: Some(routing()) }),
+        sample(
+            "RoutingReply",
+            Kind::RoutingReply,
+            RoutingReply { failure: failure(), routing: Some(routing()), delta: Some(delta()) },
+        ),
         sample("InitRequest", Kind::Init, InitRequest { replicas: 3, nodes: 5 }),
         sample("InitReply", Kind::InitReply, InitReply { failure: failure(), chains: 8 }),
         sample("StatusRequest", Kind::Status, StatusRequest {}),
