@@ -193,23 +193,22 @@ impl Client {
         let members = chain.map(|c| c.members.clone()).unwrap_or_default();
         let asked = members.iter().map(|m| m.target).collect();
         let answers = batch::run(asked, READS, |target| {
-            let (inner, routing, key) = (self.inner.clone(), routing.clone(), key.to_vec());
-            async move { inner.inspect(&routing, target, key).await }
+            let (inner, key) = (self.inner.clone(), key.to_vec());
+            async move { inner.ask_target(target, Kind::Inspect, &InspectRequest { target, key }).await }
         });
         members.iter().zip(answers.await).map(|(m, answer)| (m.target, m.state(), answer)).collect()
     }
 
-    /// What there is to know of a target's store; `scrub` starts a scrub pass there. One attempt.
+    /// What there is to know of a target's store; `scrub` starts a scrub pass there.
     ///
     /// # Errors
     /// `NotFound` if the cluster has no such target; `Unavailable` or `Timeout` if its node does not answer.
     pub async fn target(&self, target: TargetId, scrub: bool) -> Result<TargetReply, Error> {
-        let routing = self.routing();
-        if routing.target(target).is_none() {
+        if self.routing().target(target).is_none() {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no target {target}: see `catena status --json`")));
         }
         let request = TargetRequest { target, scrub };
-        self.inner.ask_target(&routing, target, Kind::Target, &request).await
+        self.inner.ask_target(target, Kind::Target, &request).await
     }
 
     /// Applies many updates, all on their way at once. Each has its own outcome, in the order given; updates of the same
@@ -271,35 +270,47 @@ impl Client {
 }
 
 impl Inner {
-    /// What one replica holds of a chunk; one attempt.
-    async fn inspect(&self, routing: &Routing, target: TargetId, key: Vec<u8>) -> Result<InspectReply, Error> {
-        self.ask_target(routing, target, Kind::Inspect, &InspectRequest { target, key }).await
-    }
-
-    /// A question to one target, whatever its state; one attempt.
+    /// A question to one target, whatever its state. A node that is not where it was known to be is asked once more at its
+    /// new address; nothing else is tried again.
     async fn ask_target<Rep: crate::managers::Reply>(
         &self,
-        routing: &Routing,
         target: TargetId,
         kind: Kind,
         request: &impl prost::Message,
     ) -> Result<Rep, Error> {
-        let unavailable = |cause: String| Error::new(ErrorKind::Unavailable, cause);
-        let addr = routing.addr_of(target).ok_or_else(|| unavailable("it has no address in the routing".into()))?;
-        let until = self.routes.clock.after(INSPECT);
-        let nothing = (Bytes::new(), 0);
-        match self.routes.links.ask::<_, Rep>(addr, kind, request, nothing, until).await {
-            Ok((reply, _)) => match reply.failure() {
-                Some(failure) => Err(Error::from_failure(failure)),
-                None => Ok(reply),
-            },
-            Err(e) => Err(inspect_error(e)),
+        let addr = || self.routes.current().addr_of(target).map(str::to_owned);
+        let known = addr();
+        let mut answer = self.ask_at(known.as_deref(), kind, request).await;
+        if answer.as_ref().is_err_and(|e| e.kind() == ErrorKind::Unavailable) {
+            // Without a manager, what the known address said is the answer.
+            let fetched = self.routes.fetch(Duration::ZERO, self.routes.clock.after(INSPECT)).await.is_ok();
+            let moved = addr();
+            if fetched && moved != known {
+                answer = self.ask_at(moved.as_deref(), kind, request).await;
+            }
         }
-        .map_err(|e| e.context(format!("ask target {target}")))
+        answer.map_err(|e| e.context(format!("ask target {target}")))
+    }
+
+    /// One question to whoever listens there.
+    async fn ask_at<Rep: crate::managers::Reply>(
+        &self,
+        addr: Option<&str>,
+        kind: Kind,
+        request: &impl prost::Message,
+    ) -> Result<Rep, Error> {
+        let addr = addr.ok_or_else(|| Error::new(ErrorKind::Unavailable, "it has no address in the routing"))?;
+        let until = self.routes.clock.after(INSPECT);
+        let (reply, _) =
+            self.routes.links.ask::<_, Rep>(addr, kind, request, (Bytes::new(), 0), until).await.map_err(no_answer)?;
+        match reply.failure() {
+            Some(failure) => Err(Error::from_failure(failure)),
+            None => Ok(reply),
+        }
     }
 }
 
-fn inspect_error(e: NoAnswer) -> Error {
+fn no_answer(e: NoAnswer) -> Error {
     match e {
         NoAnswer::Refused(f) => Error::from_failure(&f),
         NoAnswer::Lost(Lost::TimedOut) => Error::new(ErrorKind::Timeout, "no answer in time"),
