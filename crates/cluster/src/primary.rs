@@ -3,7 +3,7 @@
 //! Answers that rest on what is not stored yet wait; heartbeats do not, or a slow store would stop the data path. What
 //! must hold: nothing is granted, decided or handed out after the term; no answer and no routing leaves before the state
 //! it rests on is stored; a lease granted meanwhile rests on the stored routing, and goes to no target whose place or
-//! memory differs in what is not stored yet.
+//! memory differs in what is not stored yet, be it on its way to the store or behind that.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -178,7 +178,12 @@ impl<W> Primary<W> {
         if reply.failure.is_some() || outlives || start(&self.stored) != start(present) {
             return None;
         }
-        let changing = |t: &TargetId| place(&self.stored, *t) != place(present, *t);
+        // What is on its way to the store may be handed out before this lease ends, though it is not what holds now.
+        let coming = self.storing.as_ref().map_or(present, |(_, state)| state);
+        let changing = |t: &TargetId| {
+            let known = place(&self.stored, *t);
+            known != place(present, *t) || known != place(coming, *t)
+        };
         Some(HeartbeatReply {
             failure: None,
             lease_ms: reply.lease_ms,

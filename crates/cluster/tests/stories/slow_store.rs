@@ -1,7 +1,7 @@
 //! The store takes its time: what may be answered meanwhile, and what may not.
 
-use catena_cluster::{Primary, Verdict};
-use catena_types::{Code, Time};
+use catena_cluster::{Primary, State, Verdict};
+use catena_types::{Code, PublicState, TargetId, Time};
 use catena_wire::manager::HeartbeatReply;
 
 use crate::world::{MS, World};
@@ -66,6 +66,47 @@ fn leases_are_renewed_beside_it_and_the_removed_gets_none() {
     let request = world.node(3).heartbeat_request();
     let reply = now(primary.heartbeat(world.now, &request));
     assert!(reply.except.is_empty() && reply.routing_ver > version);
+}
+
+/// A heartbeat of each of these nodes; the targets of the last one that got no lease.
+fn beat(world: &mut World, primary: &mut Primary<u32>, nodes: &[u32]) -> Vec<TargetId> {
+    world.now += 50 * MS;
+    primary.tick(world.now);
+    let mut except = Vec::new();
+    for &id in nodes {
+        let request = world.node(id).heartbeat_request();
+        except = now(primary.heartbeat(world.now, &request)).except;
+        world.node(id).routing = Some(primary.stored().routing());
+    }
+    except
+}
+
+#[test]
+fn what_is_on_its_way_to_the_store_may_be_handed_out_before_the_lease_ends() {
+    let mut world = World::running(3, 1, 3);
+    let mut primary = elected(&world, Time::MAX);
+    let id = world.node(3).targets[0].id;
+    let place = |state: &State| state.chains[&state.targets[&id].chain].state_of(id);
+    world.reopen(3);
+    // It must sync again. The store takes everything but the promotion, which is on its way.
+    loop {
+        beat(&mut world, &mut primary, &[1, 2, 3]);
+        match primary.store_next() {
+            Some(state) if place(&state) == Some(PublicState::Serving) && place(primary.stored()) != place(&state) => break,
+            Some(_) => drop(primary.has_stored()),
+            None => {}
+        }
+    }
+    assert_eq!(place(primary.stored()), Some(PublicState::Syncing));
+    // It is silent for a while, and back: what is stored and what holds now agree.
+    while place(primary.core().state()) == Some(PublicState::Serving) {
+        beat(&mut world, &mut primary, &[1, 2]);
+    }
+    while place(primary.core().state()) != Some(PublicState::Syncing) {
+        assert_eq!(beat(&mut world, &mut primary, &[1, 2, 3]), [id]);
+    }
+    let except = beat(&mut world, &mut primary, &[1, 2, 3]);
+    assert_eq!(except, [id], "the promotion may be stored and handed out any moment");
 }
 
 #[test]
