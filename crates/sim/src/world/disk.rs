@@ -274,7 +274,7 @@ impl Store {
         }
     }
 
-    /// The next write or flush fails.
+    /// One of the next operations fails; of the model, the next write or flush.
     pub(super) fn fail_next(&mut self) {
         match self {
             Store::Model(store) => store.fail_next = true,
@@ -337,6 +337,14 @@ impl Store {
         match self {
             Store::Model(store) => store.heal(),
             Store::Real(real) => rot.take_back(&real.disk),
+        }
+    }
+
+    /// Reads that its disk has failed since it was opened: an error armed by [`Store::fail_next`] strikes whatever comes.
+    pub(super) fn read_errors(&self) -> u64 {
+        match self {
+            Store::Model(_) => 0,
+            Store::Real(real) => real.store.stats().read_errors,
         }
     }
 

@@ -99,6 +99,11 @@ impl Slot {
         Some(self.open.as_ref()?.store.worst().look(&self.rot))
     }
 
+    /// Whether it may call a chunk damaged: its disk has rotted, or its reads have been corrupt or failed.
+    fn may_be_damaged(&self) -> bool {
+        self.rotted || self.noisy || self.open.as_ref().is_some_and(|open| open.store.read_errors() > 0)
+    }
+
     /// Whether an empty disk is in the place of its own.
     pub(super) fn has_other_disk(&self) -> bool {
         self.spare.is_some()
@@ -452,8 +457,11 @@ impl World {
         self.note_event(id, &event);
         self.nodes[node].slots[slot].expect(&event);
         let s = &self.nodes[node].slots[slot];
-        if matches!(event, Event::Done(Done::Damaged { .. })) && !s.rotted && !s.noisy {
-            self.coverage.hit("damage found on a disk that never rotted");
+        if let Event::Done(Done::Damaged { key, ver }) = &event
+            && !s.may_be_damaged()
+        {
+            return self
+                .fail(Rule::GoodBytes, format!("target {id} calls {key} version {ver} damaged, on a disk that never was"));
         }
         let Some(open) = &mut self.nodes[node].slots[slot].open else { return };
         let before = *open.replica.counters();
