@@ -212,6 +212,11 @@ impl MemDisk {
         self.0.borrow().current.keys().copied().collect()
     }
 
+    /// Those that no flush has covered: a power cut may leave something else there.
+    pub fn unflushed_blocks(&self) -> BTreeSet<u64> {
+        self.0.borrow().image.unflushed_blocks()
+    }
+
     /// Whether submitted operations wait for [`MemDisk::run`] instead of running at the next kick.
     pub fn set_held(&self, held: bool) {
         self.0.borrow_mut().held = held;

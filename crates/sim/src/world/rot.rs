@@ -33,10 +33,12 @@ impl Rot {
         self.0.is_empty()
     }
 
-    /// Flips a bit in about one of `one_in` data blocks, which start at byte `data`. Returns how many.
+    /// Flips a bit in about one of `one_in` data blocks, which start at byte `data`. Returns how many. Blocks that a power
+    /// cut may still change are spared: what it left there could not be told from rot.
     pub(super) fn strike(&mut self, disk: &MemDisk, data: u64, one_in: u64, rng: &mut Rng) -> u64 {
         let mut struck = 0;
-        for block in disk.blocks().into_iter().filter(|b| b * BLOCK_BYTES >= data) {
+        let unflushed = disk.unflushed_blocks();
+        for block in disk.blocks().into_iter().filter(|b| b * BLOCK_BYTES >= data && !unflushed.contains(b)) {
             if rng.below(one_in) > 0 {
                 continue;
             }

@@ -3,7 +3,7 @@
 //! Writes that no flush has covered are kept apart, sector by sector. What must hold: between two cuts of one recorded
 //! history, [`Cut::fingerprint`] depends on the bytes left alone, so that two that leave the same bytes are known to be one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -72,6 +72,12 @@ impl Image {
     /// Sectors of [`SECTOR`] bytes in writes not covered by a flush.
     pub fn unflushed_sectors(&self) -> usize {
         self.unflushed.iter().map(|w| w.data.len() / SECTOR).sum()
+    }
+
+    /// Numbers of the blocks that they touch.
+    pub(super) fn unflushed_blocks(&self) -> BTreeSet<u64> {
+        let touched = |w: &Unflushed| w.offset / BLOCK_BYTES..(w.offset + w.data.len() as u64).div_ceil(BLOCK_BYTES);
+        self.unflushed.iter().flat_map(touched).collect()
     }
 
     /// The sectors not covered by a flush that make a difference: they change what is durable, or what an earlier write
