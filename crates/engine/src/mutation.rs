@@ -1,10 +1,7 @@
-//! Deliberate faults, one at a time, that the engine's tests must catch: a test that never failed proves nothing.
-//!
-//! Built only with the feature `mutations`; otherwise every question is a constant `false` and nothing is left of it.
+//! Rules of the engine that can be switched off one at a time: its tests must notice each, for a test that never failed
+//! proves nothing. Each breaks one rule that the module named in its text must keep.
 
-/// A fault. Each breaks one rule that the module named in its text must keep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutation {
+catena_types::mutations! {
     /// `store`: freed blocks are used again before the record that frees them is durable.
     FreeBeforeDurable,
     /// `store`: freed blocks are used again while a reader has them.
@@ -39,6 +36,8 @@ pub enum Mutation {
     FreeLeavesEarly,
     /// `checkpoint`: changed pages of the checksum table are not written.
     SkipTablePages,
+    /// `format`: a checksum that the table does not know counts as 0.
+    UnknownIsZero,
     /// `checkpoint`: both copies of the superblock are written at once.
     BothSuperblocks,
     /// `checkpoint`: staged updates are left out.
@@ -58,70 +57,3 @@ pub enum Mutation {
     /// `format`: parity blocks are left empty.
     SkipParity,
 }
-
-impl Mutation {
-    /// All of them.
-    pub const ALL: [Mutation; 26] = {
-        use Mutation::*;
-        [
-            FreeBeforeDurable,
-            FreeUnderReaders,
-            SkipFlush,
-            FlushBeforeData,
-            FlushBeforeAppend,
-            ReportEarly,
-            SkipChecksum,
-            MergeUnverified,
-            KeepCutBytes,
-            TrustTail,
-            SkipFlushAtOpen,
-            KeepDroppedTail,
-            LoseSession,
-            CheckpointUnflushed,
-            FreeJournalEarly,
-            FreeLeavesEarly,
-            SkipTablePages,
-            BothSuperblocks,
-            ForgetStaged,
-            ApplyEarly,
-            ApplyUnsaid,
-            ApplyUnderReaders,
-            SkipGuard,
-            ForgetRedo,
-            OverwriteInPlace,
-            SkipParity,
-        ]
-    };
-}
-
-#[cfg(feature = "mutations")]
-mod active {
-    use std::cell::Cell;
-
-    thread_local! {
-        static ACTIVE: Cell<Option<super::Mutation>> = const { Cell::new(None) };
-    }
-
-    /// From now on this thread's engines have this fault, or none.
-    pub fn set(mutation: Option<super::Mutation>) {
-        ACTIVE.set(mutation);
-    }
-
-    /// Whether this fault is there.
-    pub(crate) fn is(mutation: super::Mutation) -> bool {
-        ACTIVE.get() == Some(mutation)
-    }
-}
-
-#[cfg(not(feature = "mutations"))]
-mod active {
-    /// Whether this fault is there: never.
-    #[inline(always)]
-    pub(crate) const fn is(_: super::Mutation) -> bool {
-        false
-    }
-}
-
-pub(crate) use active::is;
-#[cfg(feature = "mutations")]
-pub use active::set;

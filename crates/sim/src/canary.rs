@@ -26,7 +26,7 @@ pub enum Off {
     Client(client::Mutation),
     /// Of the manager.
     Manager(cluster::Mutation),
-    /// Of the chunk engine; at most one at a time.
+    /// Of the chunk engine.
     Engine(engine::Mutation),
     /// Of a node's driver.
     Node(node::Mutation),
@@ -89,20 +89,20 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> Violation {
 
 /// Switches these lines for what runs on this thread, and no others.
 pub fn switch(off: &[Off]) {
-    let mut lines = (Vec::new(), Vec::new(), Vec::new(), None, Vec::new());
+    let mut lines = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for off in off {
         match *off {
             Off::Chain(m) => lines.0.push(m),
             Off::Client(m) => lines.1.push(m),
             Off::Manager(m) => lines.2.push(m),
-            Off::Engine(m) => lines.3 = Some(m),
+            Off::Engine(m) => lines.3.push(m),
             Off::Node(m) => lines.4.push(m),
         }
     }
     chain::set(&lines.0);
     client::set(&lines.1);
     cluster::set(&lines.2);
-    engine::set(lines.3);
+    engine::set(&lines.3);
     node::set(&lines.4);
 }
 

@@ -8,6 +8,7 @@
 use catena_types::limits::BLOCK;
 
 use super::seal;
+use crate::mutation::{Mutation, is};
 
 /// Size of a sector in bytes.
 const SECTOR: usize = 512;
@@ -41,19 +42,26 @@ pub(crate) fn encode_page(page: u64, crcs: &[u32; PER_PAGE], uuid_crc: u32) -> V
     out
 }
 
-/// Gives every checksum of the stored page that can be believed, with its place.
+/// Gives every checksum of the stored page that can be believed, with its place. 0 stands for one that was not known when
+/// the page was written.
 pub(crate) fn decode_page(page: u64, stored: &[u8], uuid_crc: u32, mut found: impl FnMut(usize, u32)) {
     for (n, sector) in stored.chunks_exact(SECTOR).take(SECTORS).enumerate() {
-        let (held, crcs) = sector.split_at(4);
-        if held != sector_seal(page, n, crcs, uuid_crc).to_le_bytes() {
+        if !is_sealed(page, n, sector, uuid_crc) {
             continue;
         }
-        for (i, crc) in crcs.chunks_exact(4).enumerate() {
-            if let Ok(crc) = crc.try_into() {
-                found(n * PER_SECTOR + i, u32::from_le_bytes(crc));
+        for (i, crc) in sector[4..].chunks_exact(4).enumerate() {
+            match crc.try_into().map(u32::from_le_bytes) {
+                Err(_) => {}
+                Ok(0) if !is(Mutation::UnknownIsZero) => {}
+                Ok(crc) => found(n * PER_SECTOR + i, crc),
             }
         }
     }
+}
+
+/// Whether sector `n` of a page matches its seal.
+pub(crate) fn is_sealed(page: u64, n: usize, sector: &[u8], uuid_crc: u32) -> bool {
+    sector.split_at_checked(4).is_some_and(|(held, crcs)| held == sector_seal(page, n, crcs, uuid_crc).to_le_bytes())
 }
 
 fn sector_seal(page: u64, sector: usize, crcs: &[u8], uuid_crc: u32) -> u32 {

@@ -8,7 +8,7 @@ use catena_types::limits::BLOCK;
 use super::model::Model;
 use super::report::{Class, Severity};
 use super::{BLOCK64, Progress, Target};
-use crate::format::table::{PER_PAGE, decode_page, page_of};
+use crate::format::table::{PER_PAGE, decode_page, is_sealed, page_of};
 use crate::version::Extent;
 
 /// Checksums in a sector, and its size in bytes.
@@ -68,10 +68,10 @@ impl<'t> Table<'t> {
         let pages: BTreeSet<u64> = needed.keys().map(|sector| sector / 8).collect();
         let (mut done, total) = (0, pages.len() as u64 * BLOCK64);
         for number in pages {
-            let (stored, page) = self.load(number);
+            let (stored, _) = self.load(number);
             for (n, bytes) in stored.chunks(SECTOR).enumerate() {
                 let sector = number * 8 + n as u64;
-                let good = page[n * PER_SECTOR as usize].is_some();
+                let good = is_sealed(number, n, bytes, self.target.uuid_crc);
                 let empty = bytes.iter().all(|&b| b == 0);
                 if !good && (!empty || needed.get(&sector) == Some(&true)) {
                     let (from, to) = (sector * PER_SECTOR, (sector + 1) * PER_SECTOR - 1);
