@@ -293,6 +293,29 @@ fn freed_space_is_given_back() {
     assert_eq!(bed.read(&key(20), 0, 5).unwrap(), vec![9; 5]);
 }
 
+/// While updates come, at most a stretch of a mebibyte is given back in a second.
+#[test]
+fn space_is_given_back_slowly_under_load() {
+    let mut bed = Bed::new(&params(8192));
+    bed.store.set_background(Background { punch_after: Some(2 * SECOND), ..Background::default() });
+    for n in 0..16 {
+        bed.write(&key(n), 0, &vec![n as u8 + 1; MIB as usize]).unwrap();
+    }
+    (0..12).for_each(|n| bed.store.purge(n.into(), &key(n)));
+    bed.settle();
+    let start = bed.now;
+    let (mut before, mut punches) = (0, 0);
+    while bed.now < start + 8 * SECOND {
+        bed.write(&key(15), 0, b"on and on").unwrap();
+        bed.pass(SECOND / 10);
+        punches += u64::from(bed.store.stats().bytes_punched > before);
+        before = bed.store.stats().bytes_punched;
+    }
+    assert!(before >= 3 << 20 && before <= 7 << 20 && punches == before >> 20, "{before} bytes in {punches} turns");
+    bed.pass(5 * SECOND);
+    assert!(bed.store.stats().bytes_punched >= 11 << 20, "the rest at once");
+}
+
 /// As a target fills: a warning, then no new chunks, then no writes; updates that make room and installs always.
 #[test]
 fn thresholds_refuse_in_order() {

@@ -1,5 +1,8 @@
 //! Giving space back to the file system: stretches of the data area that have been free for a while become holes.
 //!
+//! A file system lets nothing else happen to a file while it makes a hole, and has to find space again for what is written
+//! there later: so while updates come, there is a pause between two stretches.
+//!
 //! What must hold: a stretch is taken from the allocator while it is being punched, so that nobody writes to it; only
 //! stretches that were freed, or found free at open, are punched, not the space that was never used.
 
@@ -15,6 +18,9 @@ use crate::disk::{Disk, IoOp};
 /// Blocks of a stretch: 1 MiB.
 const STRETCH: u64 = 256;
 
+/// The pause between two stretches while updates come, and how long none may have come to be done with it.
+const PAUSE: Time = 1_000_000_000;
+
 /// What is to be given back.
 #[derive(Default)]
 pub(crate) struct Punch {
@@ -25,6 +31,10 @@ pub(crate) struct Punch {
     /// What was found at open has been given the time of the first turn.
     started: bool,
     running: Vec<Run>,
+    /// When the last stretch was punched.
+    last: Time,
+    /// Updates so far, and when one was seen last.
+    updates: (u64, Option<Time>),
     /// The file system cannot.
     refused: bool,
 }
@@ -78,6 +88,19 @@ impl Punch {
         }
     }
 
+    /// So many updates have been staged.
+    fn see(&mut self, updates: u64, now: Time) {
+        if self.updates.0 != updates {
+            self.updates = (updates, Some(now));
+        }
+    }
+
+    /// When the next stretch may be punched, at the earliest.
+    fn rested(&self, now: Time) -> Time {
+        let busy = self.updates.1.is_some_and(|seen| now < seen + PAUSE);
+        if busy { self.last + PAUSE } else { 0 }
+    }
+
     /// Blocks that are being punched.
     pub(super) fn running(&self) -> &[Run] {
         &self.running
@@ -92,11 +115,12 @@ impl<D: Disk> CowStore<D> {
     /// When the next stretch may be punched.
     pub(super) fn punch_due(&self) -> Option<Time> {
         let wait = self.scrub.background.punch_after.filter(|_| !self.punch.refused && self.punch.running.is_empty())?;
-        self.punch.queue.front().map(|(since, _)| since + wait)
+        self.punch.queue.front().map(|(since, _)| (since + wait).max(self.punch.rested(self.now)))
     }
 
     pub(super) fn advance_punch(&mut self) {
         self.punch.start(self.now);
+        self.punch.see(self.stats.staged, self.now);
         if self.failed.is_some() || self.punch_due().is_none_or(|due| self.now < due) {
             return;
         }
@@ -105,6 +129,7 @@ impl<D: Disk> CowStore<D> {
         let run = run_of(stretch);
         if self.alloc.is_free(run) && self.alloc.set(run) {
             self.punch.running.push(run);
+            self.punch.last = self.now;
             let (offset, len) = (self.data_offset(run.disk), u64::from(run.len) * BLOCK64);
             self.submit(Owner::Punch, IoOp::Punch { offset, len });
         }
