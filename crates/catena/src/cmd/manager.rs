@@ -9,8 +9,9 @@ use catena_client::{Client, ClientConfig, Objects, run_collector};
 use catena_manager::{EtcdConfig, Manager, ManagerConfig, ManagerHandle, StoreChoice};
 
 use super::runtime;
-use super::service::{Service, stop_signal};
+use super::service::{Service, stop_signal, tell_ready};
 use crate::fault::{Doing, Fault, Result};
+use crate::http::ManagerPages;
 use crate::output::say;
 use crate::units::parse_duration;
 
@@ -102,7 +103,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     args.service.begin()?;
     let manager = Manager::start(args.config()?).doing("start the manager")?;
     let addr = manager.addr();
+    args.service.show(ManagerPages(manager.observer()))?;
     say!("manager ready at {addr}, state in {}", args.place());
+    tell_ready();
     let ended = runtime()?.block_on(async {
         tokio::select! {
             signal = stop_signal() => signal.map(|signal| tracing::info!(signal, "stopping")),

@@ -202,6 +202,7 @@ impl Shard {
         if let Some(payload) = payload {
             frame = frame.with_payload(payload.data, payload.crc);
         }
+        self.status.sent_bytes += frame.wire_len() as u64;
         if let Err(e) = conn.sender.send(frame) {
             tracing::debug!(shard = self.number, "message to target {} dropped: {e}", msg.to);
         }
