@@ -127,7 +127,9 @@ async fn serve_with<S: Store>(
     started: &Started,
     outside: Outside,
 ) -> Result<(), StoreError> {
-    let ready = async { Ok::<_, StartError>((store?, Listener::bind(config.listen, Arena::new(ARENA_BYTES)).await?)) };
+    let ready = async {
+        Ok::<_, StartError>((store?, Listener::bind(config.listen, config.security.clone(), Arena::new(ARENA_BYTES)).await?))
+    };
     let (store, listener) = match ready.await {
         Ok(ready) => ready,
         Err(e) => {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use catena_cluster::{Primary, Settings, State};
-use catena_net::{Frame, FrameReceiver, FrameSender, Incoming, Listener, check_hello, hello_reply};
+use catena_net::{Frame, FrameReceiver, FrameSender, Incoming, Listener, check_hello, hello_reply, members_only};
 use catena_types::{Code, Failure, Time};
 use catena_wire::manager::StatusReply;
 use tokio::sync::{mpsc, oneshot};
@@ -21,7 +21,7 @@ use crate::error::StoreError;
 use crate::handle::Shared;
 use crate::observer::{ManagerCounters, ManagerStatus, Question};
 use crate::publish::{MAX_WAIT_MS, Publisher};
-use crate::requests::{Answer, handle, refuse};
+use crate::requests::{Answer, for_clients, handle, refuse};
 use crate::store::{Store, Term};
 use crate::turns;
 
@@ -36,6 +36,8 @@ const RESIGN: Duration = Duration::from_secs(1);
 struct Request {
     frame: Frame,
     sender: FrameSender,
+    /// Whoever asks has the cluster's own secret, or there is none.
+    member: bool,
 }
 
 /// A reply and where it goes.
@@ -141,10 +143,11 @@ impl<S: Store> Service<S> {
 
     fn greet(&self, incoming: Incoming, queue: &mpsc::Sender<Request>) {
         let cluster = self.shared.cluster.load(Ordering::Relaxed);
+        let member = incoming.member;
         match check_hello(&incoming.hello, cluster) {
             Ok(()) => {
                 let (sender, receiver) = incoming.accept(hello_reply(cluster, 0, 0));
-                tokio::spawn(read_requests(sender, receiver, queue.clone()));
+                tokio::spawn(read_requests(sender, receiver, member, queue.clone()));
             }
             Err(failure) => incoming.refuse(failure),
         }
@@ -252,17 +255,20 @@ impl<S: Store> Service<S> {
     }
 
     fn answer(&mut self, batch: &mut Vec<Request>) {
-        for Request { frame, sender } in batch.drain(..) {
-            let e = match &mut self.role {
-                Role::Elected(e) => e,
-                Role::Follower(why) => {
-                    self.counters.refused += 1;
-                    match refuse(&frame, why.clone()) {
-                        Answer::Now(reply) => send(&sender, reply),
-                        _ => sender.close(),
-                    }
-                    continue;
+        for Request { frame, sender, member } in batch.drain(..) {
+            let allowed = if member || for_clients(frame.kind) { None } else { Some(members_only("this request")) };
+            let (e, why) = match (&mut self.role, allowed) {
+                (Role::Elected(e), None) => (Some(e), None),
+                (Role::Follower(why), None) => (None, Some(why.clone())),
+                (_, refused) => (None, refused),
+            };
+            let Some(e) = e else {
+                self.counters.refused += 1;
+                match refuse(&frame, why.unwrap_or_else(nobody_yet)) {
+                    Answer::Now(reply) => send(&sender, reply),
+                    _ => sender.close(),
                 }
+                continue;
             };
             let now = clock::now();
             self.counters.request(frame.kind);
@@ -294,11 +300,11 @@ fn nobody_yet() -> Failure {
 }
 
 /// Reads requests until the connection ends. The queue is short: a flood waits on its own connection.
-async fn read_requests(sender: FrameSender, mut receiver: FrameReceiver, queue: mpsc::Sender<Request>) {
+async fn read_requests(sender: FrameSender, mut receiver: FrameReceiver, member: bool, queue: mpsc::Sender<Request>) {
     loop {
         match receiver.recv().await {
             Ok(Some(frame)) => {
-                if queue.send(Request { frame, sender: sender.clone() }).await.is_err() {
+                if queue.send(Request { frame, sender: sender.clone(), member }).await.is_err() {
                     break;
                 }
             }

@@ -312,7 +312,8 @@ async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 
 /// What a node says to managers and other nodes.
 pub(crate) fn hello(identity: &Identity) -> Hello {
-    Hello { protocol: 0, cluster: identity.cluster, node: identity.node, shard: 0, incarnation: identity.incarnation, epoch: 0 }
+    let Identity { node, cluster, incarnation } = *identity;
+    Hello { cluster, node, incarnation, ..Hello::default() }
 }
 
 #[cfg(test)]
@@ -322,7 +323,7 @@ mod tests {
     fn heartbeats(shards: Shards) -> Heartbeats {
         let identity = Identity { node: 1, cluster: 0, incarnation: 1 };
         Heartbeats {
-            managers: Managers::new(vec![String::new()], hello(&identity)),
+            managers: Managers::new(vec![String::new()], hello(&identity), Default::default()),
             identity,
             publisher: Publisher::new(shards),
             period: Duration::from_millis(1),

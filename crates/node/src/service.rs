@@ -48,7 +48,7 @@ impl Node {
         let cluster = known_cluster(&home, &config, &offers)?;
         let request = registration(config.node, cluster, addrs.clone(), offers.iter().map(|(_, o, _)| o.clone()).collect());
         let newcomer = Identity { node: config.node, cluster, incarnation: 0 };
-        let mut managers = Managers::new(config.managers.clone(), hello(&newcomer));
+        let mut managers = Managers::new(config.managers.clone(), hello(&newcomer), config.security.clone());
         let reply = register(&mut managers, request).await?;
         let identity = Identity { cluster: reply.cluster, incarnation: reply.incarnation, ..newcomer };
         home.adopt(reply.cluster)?;
@@ -60,7 +60,7 @@ impl Node {
         let inboxes = shards.iter().map(|s| (s.number, s.inbox.clone())).collect();
         let observer = NodeObserver::new(identity.clone(), inboxes);
         let heartbeats = Heartbeats {
-            managers: Managers::new(config.managers.clone(), hello(&identity)),
+            managers: Managers::new(config.managers.clone(), hello(&identity), config.security.clone()),
             identity: identity.clone(),
             publisher: publisher.clone(),
             period: Duration::from_millis(reply.heartbeat_ms.max(10).into()),
@@ -68,7 +68,7 @@ impl Node {
             heard: observer.heard(),
             stop: stopped,
         };
-        let poller = Managers::new(config.managers.clone(), hello(&identity));
+        let poller = Managers::new(config.managers.clone(), hello(&identity), config.security.clone());
         let control = Some(tokio::spawn(heartbeats.run()));
         let routing = tokio::spawn(follow_routing(poller, publisher));
         Ok(NodeHandle { observer, addrs, shards, stop, control, routing, _home: home })

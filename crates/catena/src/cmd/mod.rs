@@ -12,6 +12,7 @@ mod manager;
 mod node;
 mod put;
 mod rm;
+mod security;
 mod service;
 mod stat;
 mod status;

@@ -97,6 +97,7 @@ impl Args {
             Disk::Uring => DiskChoice::Uring,
             Disk::Threads => DiskChoice::Threads,
         };
+        config.security = self.service.security()?;
         Ok(config)
     }
 }

@@ -6,12 +6,14 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::path::PathBuf;
 
+use catena_net::Security;
 use clap::ValueEnum;
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use super::security::ServiceSecurity;
 use crate::fault::{Doing, Fault, Result};
 use crate::http::{self, Pages};
 use crate::output::say;
@@ -31,6 +33,8 @@ pub(crate) struct Service {
     /// Address for HTTP: /metrics (Prometheus), /healthz, /status (default: none is listened on). Without authentication
     #[arg(long, value_name = "IP:PORT")]
     http: Option<SocketAddr>,
+    #[command(flatten)]
+    security: ServiceSecurity,
     /// Stop when the process with this id, the parent, is gone
     #[arg(long, value_name = "PID", hide = true)]
     die_with_parent: Option<u32>,
@@ -46,6 +50,11 @@ enum LogFormat {
 }
 
 impl Service {
+    /// The security of every connection.
+    pub(crate) fn security(&self) -> Result<Security> {
+        self.security.load()
+    }
+
     /// Serves `pages` over HTTP if asked to.
     pub(crate) fn show(&self, pages: impl Pages) -> Result<()> {
         let Some(addr) = self.http else { return Ok(()) };

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use catena_arena::Arena;
 use catena_chain::{Command, Event, Payload, RequestId};
-use catena_net::{Frame, FrameSender, Incoming, NetError};
+use catena_net::{Frame, FrameSender, Incoming, NetError, Security};
 use catena_types::{Incarnation, NodeId, Routing, ShardId, TargetId, Time};
 use catena_wire::header::Kind;
 use catena_wire::manager::TargetReport;
@@ -116,6 +116,7 @@ struct Waiting {
 struct Shard {
     number: ShardId,
     limits: Limits,
+    security: Security,
     arena: Arena,
     storage: Storage,
     inbox: mpsc::UnboundedSender<Inbox>,
