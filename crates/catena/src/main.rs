@@ -5,11 +5,13 @@
 
 mod bench;
 mod cmd;
+mod config_file;
 mod cpu;
 mod demo;
 mod explain;
 mod fault;
 mod health;
+mod http;
 mod output;
 mod processes;
 mod replicas;
@@ -17,11 +19,11 @@ mod units;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
-    let cli = cmd::Cli::parse();
-    match cli.run() {
+    let given = config_file::expand(std::env::args_os().collect(), &cmd::Cli::command());
+    match given.and_then(|given| cmd::Cli::parse_from(given).run()) {
         Ok(code) => code,
         Err(fault) => {
             output::complain(&fault);

@@ -2,6 +2,7 @@
 //!
 //! Short by default; `CATENA_TEST_SECONDS=60` lets the loads run longer.
 
+#[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "real/cluster.rs"]
 mod cluster;
 #[path = "real/etcd.rs"]

@@ -66,7 +66,7 @@ impl Client {
         let id =
             getrandom::u64().map_err(|e| Error::new(ErrorKind::Stream, format!("no random number for the client id: {e}")))?;
         let clock = Clock::new();
-        let links = Links::new(config.memory, config.connect_timeout, clock);
+        let links = Links::new(&config, clock);
         let routes = Arc::new(Routes::new(Managers::new(config.managers.clone()), links, clock));
         routes.fetch(Duration::ZERO, clock.after(config.deadline)).await?;
         let follow = Arc::new(Follow(tokio::spawn(routes.clone().follow()).abort_handle()));

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use catena_net::Security;
+
 /// Default block of memory for payloads that are being received, in bytes.
 const MEMORY: usize = 1 << 30;
 
@@ -18,6 +20,8 @@ pub struct ClientConfig {
     pub channels: usize,
     /// Budget for payloads being received, in bytes.
     pub memory: usize,
+    /// Of every connection.
+    pub security: Security,
 }
 
 impl ClientConfig {
@@ -30,6 +34,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(1),
             channels: 256,
             memory: MEMORY,
+            security: Security::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catena_arena::Arena;
-use catena_net::{Frame, FrameSender, Listener, hello_reply};
+use catena_net::{Frame, FrameSender, Listener, Security, hello_reply};
 use catena_types::crc::crc32c;
 use catena_types::limits::MAX_PAGE;
 use catena_types::*;
@@ -196,7 +196,8 @@ impl Fake {
     }
 
     async fn listen(&self, node: NodeId) -> String {
-        let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), Arena::new(64 << 20)).await.unwrap();
+        let mut listener =
+            Listener::bind("127.0.0.1:0".parse().unwrap(), Security::default(), Arena::new(64 << 20)).await.unwrap();
         let addr = listener.local_addr().to_string();
         let fake = self.clone();
         tokio::spawn(async move {

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catena_arena::Arena;
-use catena_net::{Frame, NetError, Rpc};
+use catena_net::{Frame, NetError, Rpc, Security};
 use catena_types::{Failure, Time};
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
 
 use crate::clock::Clock;
+use crate::config::ClientConfig;
 use crate::core::Lost;
 
 /// An address that failed once is avoided for this long in nanoseconds; doubles with every further failure.
@@ -37,6 +38,7 @@ pub(crate) enum NoAnswer {
 pub(crate) struct Links {
     arena: Arena,
     connect_timeout: Duration,
+    security: Security,
     /// 0 until it is learned.
     cluster: AtomicU64,
     clock: Clock,
@@ -68,9 +70,10 @@ impl Drop for Waiting<'_> {
 }
 
 impl Links {
-    pub(crate) fn new(memory: usize, connect_timeout: Duration, clock: Clock) -> Links {
-        let arena = Arena::new(memory);
-        Links { arena, connect_timeout, cluster: AtomicU64::new(0), clock, slots: Mutex::default() }
+    pub(crate) fn new(config: &ClientConfig, clock: Clock) -> Links {
+        let ClientConfig { connect_timeout, .. } = *config;
+        let (arena, security) = (Arena::new(config.memory), config.security.clone());
+        Links { arena, connect_timeout, security, cluster: AtomicU64::new(0), clock, slots: Mutex::default() }
     }
 
     /// From now on, connections to other clusters are refused.
@@ -153,7 +156,7 @@ impl Links {
             return Err(e.clone());
         }
         let hello = Hello { cluster: self.cluster.load(Ordering::Relaxed), ..Hello::default() };
-        match Rpc::connect(&slot.addr, hello, self.arena.clone(), self.connect_timeout).await {
+        match Rpc::connect(&slot.addr, hello, &self.security, self.arena.clone(), self.connect_timeout).await {
             Ok(link) => {
                 *lock(&slot.link) = Some(link.clone());
                 Ok(link)

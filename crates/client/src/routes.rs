@@ -118,7 +118,11 @@ mod tests {
     #[test]
     fn routing_never_goes_back_nor_to_another_cluster() {
         let clock = Clock::new();
-        let routes = Routes::new(Managers::new(vec![]), Links::new(1 << 20, ANSWER, clock), clock);
+        let routes = Routes::new(
+            Managers::new(vec![]),
+            Links::new(&crate::ClientConfig { memory: 1 << 20, connect_timeout: ANSWER, ..crate::ClientConfig::new("") }, clock),
+            clock,
+        );
         let of = |version, cluster| Routing { version, cluster, ..Routing::default() };
         for (version, expected) in [(3, 3), (2, 3), (3, 3), (5, 5)] {
             routes.adopt(of(version, 7)).unwrap();

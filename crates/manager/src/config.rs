@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use catena_net::Security;
+
 use crate::etcd::EtcdConfig;
 
 /// Where the state of the cluster is kept.
@@ -27,6 +29,8 @@ pub struct ManagerConfig {
     pub lease_ms: u32,
     /// Time between the heartbeats of a node in milliseconds; several must fit into a lease.
     pub heartbeat_ms: u32,
+    /// Of every connection of clients and nodes.
+    pub security: Security,
 }
 
 impl ManagerConfig {
@@ -37,7 +41,7 @@ impl ManagerConfig {
             StoreChoice::Directory(_) => 1500,
             StoreChoice::Etcd(_) => 5000,
         };
-        ManagerConfig { store, listen, advertise: None, lease_ms, heartbeat_ms: 300 }
+        ManagerConfig { store, listen, advertise: None, lease_ms, heartbeat_ms: 300, security: Security::default() }
     }
 
     /// Whether the configuration makes sense; `Err` says what does not.

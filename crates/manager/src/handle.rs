@@ -8,13 +8,14 @@ use std::thread::JoinHandle;
 use catena_arena::Arena;
 use catena_cluster::Settings;
 use catena_net::Listener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{ManagerConfig, StoreChoice};
 use crate::embedded::RedbStore;
 use crate::error::{StartError, StoreError};
 use crate::etcd::EtcdStore;
-use crate::service::Service;
+use crate::observer::ManagerObserver;
+use crate::service::{Outside, Service};
 use crate::store::Store;
 
 /// Bytes of receive buffers: requests to a manager have no payload.
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
 pub struct ManagerHandle {
     addr: SocketAddr,
     shared: Arc<Shared>,
+    observer: ManagerObserver,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<Result<(), StoreError>>>,
 }
@@ -52,11 +54,13 @@ impl Manager {
         config.check().map_err(StartError::Config)?;
         let (started, outcome) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("manager".to_owned()).spawn(move || serve(&config, &started, stopped));
+        let (questions, asked) = mpsc::unbounded_channel();
+        let outside = Outside { stop: stopped, questions: asked };
+        let thread = std::thread::Builder::new().name("manager".to_owned()).spawn(move || serve(&config, &started, outside));
         let thread = thread.map_err(|e| StartError::System { what: "thread", reason: e.to_string() })?;
         let gone = |_| StartError::System { what: "running thread", reason: "it ended at once".to_owned() };
         let (addr, shared) = outcome.recv().map_err(gone)??;
-        Ok(ManagerHandle { addr, shared, stop: Some(stop), thread: Some(thread) })
+        Ok(ManagerHandle { addr, shared, observer: ManagerObserver(questions), stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -74,6 +78,11 @@ impl ManagerHandle {
     /// Whether it is the elected one among the managers of its cluster.
     pub fn is_elected(&self) -> bool {
         self.shared.elected.load(Ordering::Relaxed)
+    }
+
+    /// Something to ask it through, from any thread.
+    pub fn observer(&self) -> ManagerObserver {
+        self.observer.clone()
     }
 
     /// Whether it still serves; it stops by itself if its store fails.
@@ -96,7 +105,7 @@ impl ManagerHandle {
 }
 
 /// The manager's thread.
-fn serve(config: &ManagerConfig, started: &Started, stop: oneshot::Receiver<()>) -> Result<(), StoreError> {
+fn serve(config: &ManagerConfig, started: &Started, outside: Outside) -> Result<(), StoreError> {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -106,8 +115,8 @@ fn serve(config: &ManagerConfig, started: &Started, stop: oneshot::Receiver<()>)
     };
     runtime.block_on(async {
         match &config.store {
-            StoreChoice::Directory(dir) => serve_with(RedbStore::open(dir), config, started, stop).await,
-            StoreChoice::Etcd(etcd) => serve_with(EtcdStore::new(etcd), config, started, stop).await,
+            StoreChoice::Directory(dir) => serve_with(RedbStore::open(dir), config, started, outside).await,
+            StoreChoice::Etcd(etcd) => serve_with(EtcdStore::new(etcd), config, started, outside).await,
         }
     })
 }
@@ -116,9 +125,11 @@ async fn serve_with<S: Store>(
     store: Result<S, StoreError>,
     config: &ManagerConfig,
     started: &Started,
-    stop: oneshot::Receiver<()>,
+    outside: Outside,
 ) -> Result<(), StoreError> {
-    let ready = async { Ok::<_, StartError>((store?, Listener::bind(config.listen, Arena::new(ARENA_BYTES)).await?)) };
+    let ready = async {
+        Ok::<_, StartError>((store?, Listener::bind(config.listen, config.security.clone(), Arena::new(ARENA_BYTES)).await?))
+    };
     let (store, listener) = match ready.await {
         Ok(ready) => ready,
         Err(e) => {
@@ -134,7 +145,7 @@ async fn serve_with<S: Store>(
     });
     let settings = Settings::new(config.lease_ms, config.heartbeat_ms);
     let mut ready = Some(|| tell(started, Ok((addr, shared.clone()))));
-    let result = Service::run(settings, Arc::new(store), shared.clone(), listener, stop, &mut ready).await;
+    let result = Service::run(settings, Arc::new(store), shared.clone(), listener, outside, &mut ready).await;
     match result {
         Err(e) if ready.is_some() => {
             tell(started, Err(e.into()));

@@ -51,6 +51,11 @@ pub(crate) fn handle<W>(primary: &mut Primary<W>, now: Time, frame: &Frame, addr
     }
 }
 
+/// Whether clients may ask this: it changes nothing. Everything else is for members.
+pub(crate) fn for_clients(kind: Kind) -> bool {
+    matches!(kind, Kind::Routing | Kind::Status)
+}
+
 fn with<Req, Rep>(frame: &Frame, run: impl FnOnce(Req) -> Verdict<Rep>) -> Answer
 where
     Req: prost::Message + Default,

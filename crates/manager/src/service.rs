@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use catena_cluster::{Primary, Settings, State};
-use catena_net::{Frame, FrameReceiver, FrameSender, Incoming, Listener, check_hello, hello_reply};
+use catena_net::{Frame, FrameReceiver, FrameSender, Incoming, Listener, check_hello, hello_reply, members_only};
 use catena_types::{Code, Failure, Time};
+use catena_wire::manager::StatusReply;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
@@ -18,8 +19,9 @@ use tokio::time::MissedTickBehavior;
 use crate::clock;
 use crate::error::StoreError;
 use crate::handle::Shared;
+use crate::observer::{ManagerCounters, ManagerStatus, Question};
 use crate::publish::{MAX_WAIT_MS, Publisher};
-use crate::requests::{Answer, handle, refuse};
+use crate::requests::{Answer, for_clients, handle, refuse};
 use crate::store::{Store, Term};
 use crate::turns;
 
@@ -34,6 +36,8 @@ const RESIGN: Duration = Duration::from_secs(1);
 struct Request {
     frame: Frame,
     sender: FrameSender,
+    /// Whoever asks has the cluster's own secret, or there is none.
+    member: bool,
 }
 
 /// A reply and where it goes.
@@ -71,6 +75,13 @@ struct Elected {
     saving: Option<(AbortHandle, Time)>,
 }
 
+impl Elected {
+    /// Milliseconds for which the write under way has been.
+    fn storing_ms(&self, now: Time) -> u64 {
+        self.saving.as_ref().map_or(0, |(_, since)| now.saturating_sub(*since) / 1_000_000)
+    }
+}
+
 /// State machine, store, and who waits for routing.
 pub(crate) struct Service<S> {
     settings: Settings,
@@ -79,22 +90,31 @@ pub(crate) struct Service<S> {
     role: Role,
     /// Where tasks that turn to the store put what it says.
     events: mpsc::UnboundedSender<Event>,
+    counters: ManagerCounters,
+}
+
+/// What the handle tells and asks the service.
+pub(crate) struct Outside {
+    /// Fires, or loses its sender, when the service is to end.
+    pub(crate) stop: oneshot::Receiver<()>,
+    /// Questions of people.
+    pub(crate) questions: mpsc::UnboundedReceiver<Question>,
 }
 
 impl<S: Store> Service<S> {
-    /// Serves until `stop` fires or its sender is gone, or until the store fails for good. Takes and calls `ready` once
+    /// Serves until it is told to stop, or until the store fails for good. Takes and calls `ready` once
     /// the store has answered.
     pub(crate) async fn run(
         settings: Settings,
         store: Arc<S>,
         shared: Arc<Shared>,
         mut listener: Listener,
-        mut stop: oneshot::Receiver<()>,
+        mut outside: Outside,
         ready: &mut Option<impl FnOnce()>,
     ) -> Result<(), StoreError> {
         let (events, mut happened) = mpsc::unbounded_channel();
         let role = Role::Follower(nobody_yet());
-        let mut service = Service { settings, store, shared, role, events };
+        let mut service = Service { settings, store, shared, role, events, counters: ManagerCounters::default() };
         service.campaign();
         let (queue, mut requests) = mpsc::channel(BATCH);
         let mut tick = tokio::time::interval(TICK);
@@ -103,13 +123,14 @@ impl<S: Store> Service<S> {
         loop {
             tokio::select! {
                 biased;
-                _ = &mut stop => break,
+                _ = &mut outside.stop => break,
                 _ = tick.tick() => service.tick(),
                 Some(event) = happened.recv() => {
                     service.take(event)?;
                     ready.take().into_iter().for_each(|ready| ready());
                 }
                 _ = requests.recv_many(&mut batch, BATCH) => service.answer(&mut batch),
+                Some(question) = outside.questions.recv() => service.tell(question),
                 incoming = listener.accept() => service.greet(incoming, &queue),
             }
         }
@@ -122,13 +143,33 @@ impl<S: Store> Service<S> {
 
     fn greet(&self, incoming: Incoming, queue: &mpsc::Sender<Request>) {
         let cluster = self.shared.cluster.load(Ordering::Relaxed);
+        let member = incoming.member;
         match check_hello(&incoming.hello, cluster) {
             Ok(()) => {
                 let (sender, receiver) = incoming.accept(hello_reply(cluster, 0, 0));
-                tokio::spawn(read_requests(sender, receiver, queue.clone()));
+                tokio::spawn(read_requests(sender, receiver, member, queue.clone()));
             }
             Err(failure) => incoming.refuse(failure),
         }
+    }
+
+    /// Whoever asked may have given up.
+    fn tell(&self, question: Question) {
+        let (standing, elsewhere, status) = match &self.role {
+            Role::Follower(why) => (why.message.clone(), why.elsewhere.clone(), None),
+            Role::Elected(e) => {
+                let now = clock::now();
+                let status = StatusReply {
+                    primary: self.shared.addr.clone(),
+                    storing_ms: e.storing_ms(now),
+                    ..e.primary.core().status(now)
+                };
+                (String::new(), String::new(), Some(status))
+            }
+        };
+        let cluster = self.shared.cluster.load(Ordering::Relaxed);
+        let (addr, counters) = (self.shared.addr.clone(), self.counters);
+        let _ = question.send(ManagerStatus { cluster, addr, standing, elsewhere, counters, status });
     }
 
     fn campaign(&self) {
@@ -145,7 +186,10 @@ impl<S: Store> Service<S> {
             }
             (Event::Renewed(term, until), Role::Elected(e)) if e.term == term => e.primary.renew(until),
             (Event::Saved(term), Role::Elected(e)) if e.term == term => {
-                e.saving = None;
+                if let Some((_, since)) = e.saving.take() {
+                    self.counters.stored += 1;
+                    self.counters.storing_ns += clock::now().saturating_sub(since);
+                }
                 let ready = e.primary.has_stored();
                 if e.primary.holds(clock::now()) {
                     ready.into_iter().for_each(|(sender, frame)| send(&sender, frame));
@@ -169,6 +213,7 @@ impl<S: Store> Service<S> {
     /// Won the election: takes over the state that is stored.
     fn lead(&mut self, term: Term, until: Time, state: State) {
         let now = clock::now();
+        self.counters.elections += 1;
         tracing::info!(routing = state.version, "manager of cluster {:016x} serves at {}", state.cluster, self.shared.addr);
         self.shared.cluster.store(state.cluster, Ordering::Relaxed);
         self.shared.elected.store(true, Ordering::Relaxed);
@@ -210,20 +255,25 @@ impl<S: Store> Service<S> {
     }
 
     fn answer(&mut self, batch: &mut Vec<Request>) {
-        for Request { frame, sender } in batch.drain(..) {
-            let e = match &mut self.role {
-                Role::Elected(e) => e,
-                Role::Follower(why) => {
-                    match refuse(&frame, why.clone()) {
-                        Answer::Now(reply) => send(&sender, reply),
-                        _ => sender.close(),
-                    }
-                    continue;
+        for Request { frame, sender, member } in batch.drain(..) {
+            let allowed = if member || for_clients(frame.kind) { None } else { Some(members_only("this request")) };
+            let (e, why) = match (&mut self.role, allowed) {
+                (Role::Elected(e), None) => (Some(e), None),
+                (Role::Follower(why), None) => (None, Some(why.clone())),
+                (_, refused) => (None, refused),
+            };
+            let Some(e) = e else {
+                self.counters.refused += 1;
+                match refuse(&frame, why.unwrap_or_else(nobody_yet)) {
+                    Answer::Now(reply) => send(&sender, reply),
+                    _ => sender.close(),
                 }
+                continue;
             };
             let now = clock::now();
-            let saving_ms = e.saving.as_ref().map_or(0, |(_, since)| now.saturating_sub(*since) / 1_000_000);
-            match handle(&mut e.primary, now, &frame, &self.shared.addr, saving_ms) {
+            self.counters.request(frame.kind);
+            let storing_ms = e.storing_ms(now);
+            match handle(&mut e.primary, now, &frame, &self.shared.addr, storing_ms) {
                 Answer::Now(reply) => send(&sender, reply),
                 Answer::Stored(reply) => e.primary.wait((sender, reply)),
                 Answer::Later { have, wait_ms } => {
@@ -250,11 +300,11 @@ fn nobody_yet() -> Failure {
 }
 
 /// Reads requests until the connection ends. The queue is short: a flood waits on its own connection.
-async fn read_requests(sender: FrameSender, mut receiver: FrameReceiver, queue: mpsc::Sender<Request>) {
+async fn read_requests(sender: FrameSender, mut receiver: FrameReceiver, member: bool, queue: mpsc::Sender<Request>) {
     loop {
         match receiver.recv().await {
             Ok(Some(frame)) => {
-                if queue.send(Request { frame, sender: sender.clone() }).await.is_err() {
+                if queue.send(Request { frame, sender: sender.clone(), member }).await.is_err() {
                     break;
                 }
             }

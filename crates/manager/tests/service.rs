@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use catena_arena::Arena;
 use catena_manager::{Manager, ManagerConfig, ManagerHandle, StoreChoice};
-use catena_net::Rpc;
+use catena_net::{Rpc, Security};
 use catena_types::{Code, LocalState, PublicState, Routing, Space};
 use catena_wire::client::{UpdateReply, UpdateRequest};
 use catena_wire::header::Kind;
@@ -24,7 +24,7 @@ fn start(dir: &Path) -> ManagerHandle {
 
 async fn connect(manager: &ManagerHandle, cluster: u64) -> Result<Rpc, catena_net::NetError> {
     let hello = Hello { cluster, ..Hello::default() };
-    Rpc::connect(&manager.addr().to_string(), hello, Arena::new(1 << 20), PATIENCE).await
+    Rpc::connect(&manager.addr().to_string(), hello, &Security::default(), Arena::new(1 << 20), PATIENCE).await
 }
 
 async fn call<Req: prost::Message, Rep: prost::Message + Default>(rpc: &Rpc, kind: Kind, request: &Req) -> Rep {

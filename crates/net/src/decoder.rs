@@ -18,7 +18,7 @@ const READ_BUFFER: usize = 128 << 10;
 const LARGE: usize = 32 << 10;
 /// Read buffer offered while large payloads stream in, in bytes: room for a header, a body and a little payload.
 const SMALL_READ: usize = 2 << 10;
-/// Longest body of the first frame in bytes: nothing is known of the sender yet.
+/// Longest body of a frame of the handshake in bytes: nothing is known of the sender yet.
 const HANDSHAKE_BODY: u32 = 16 << 10;
 
 /// Takes bytes, gives frames.
@@ -42,14 +42,14 @@ struct Partial {
 }
 
 impl Decoder {
-    /// A decoder that takes a hello (or the reply to one) first.
+    /// A decoder that takes what belongs to a handshake first.
     pub(crate) fn new(arena: Arena) -> Decoder {
         let (start, end) = (0, 0);
         let buf = vec![0; READ_BUFFER];
         Decoder { arena, buf, start, end, header: None, payload: None, large: false, handshake: true }
     }
 
-    /// The hello is done: any frame may come.
+    /// The handshake is done: any frame may come.
     pub(crate) fn handshake_done(&mut self) {
         self.handshake = false;
     }
@@ -123,7 +123,7 @@ impl Decoder {
         if !self.handshake {
             return Ok(());
         }
-        if !matches!(header.kind, Kind::Hello | Kind::HelloReply) {
+        if !matches!(header.kind, Kind::Hello | Kind::HelloReply | Kind::Challenge | Kind::Proof) {
             return Err(NetError::Unexpected { got: header.kind, expected: "a hello" });
         }
         let too_long = |what, len, limit| Err(HeaderError::TooLong { what, len, limit }.into());

@@ -9,7 +9,7 @@ use catena_wire::hello::{Hello, HelloReply};
 use tokio::net::TcpStream;
 
 use crate::decoder::Decoder;
-use crate::{Frame, FrameReceiver, FrameSender, NetError};
+use crate::{Frame, FrameReceiver, FrameSender, NetError, Security};
 
 /// Bytes sent and not acknowledged by the other machine for this long end the connection.
 const UNACKNOWLEDGED_MS: u32 = 10_000;
@@ -21,15 +21,20 @@ const UNACKNOWLEDGED_MS: u32 = 10_000;
 pub async fn connect(
     addr: &str,
     hello: Hello,
+    security: &Security,
     arena: Arena,
     timeout: Duration,
 ) -> Result<(FrameSender, FrameReceiver, HelloReply), NetError> {
     let attempt = async {
         let stream = TcpStream::connect(addr).await.map_err(|source| NetError::Connect { addr: addr.to_owned(), source })?;
         let (sender, mut receiver) = split(stream, arena, addr)?;
-        let hello = Hello { protocol: limits::PROTOCOL.into(), ..hello };
-        sender.send(Frame::new(Kind::Hello, 0, &hello))?;
-        let reply: HelloReply = first_frame(&mut receiver, Kind::HelloReply).await?.decode()?;
+        let mut hello = Hello { protocol: limits::PROTOCOL.into(), ..hello };
+        security.introduce(&mut hello)?;
+        let hello = Frame::new(Kind::Hello, 0, &hello);
+        sender.send(hello.clone())?;
+        let answer = security.convince(&hello.body, &sender, &mut receiver).await?;
+        let reply: HelloReply = expect(answer, Kind::HelloReply)?.decode()?;
+        receiver.handshake_done();
         match reply.failure {
             Some(failure) => Err(NetError::Refused(failure)),
             None => Ok((sender, receiver, reply)),
@@ -51,15 +56,15 @@ pub(crate) fn split(stream: TcpStream, arena: Arena, peer: &str) -> Result<(Fram
     Ok((FrameSender::start(write, peer.to_owned()), receiver))
 }
 
-/// The first frame, which must be of kind `kind`.
-pub(crate) async fn first_frame(receiver: &mut FrameReceiver, kind: Kind) -> Result<Frame, NetError> {
-    let frame = receiver.recv().await?;
-    receiver.handshake_done();
-    match frame {
-        Some(frame) if frame.kind == kind => Ok(frame),
-        Some(frame) => Err(NetError::Unexpected { got: frame.kind, expected: "a hello" }),
-        None => Err(NetError::Closed { peer: receiver.peer().to_owned(), reason: "closed before it said hello".into() }),
-    }
+/// The next frame before the handshake is done.
+pub(crate) async fn handshake_frame(receiver: &mut FrameReceiver) -> Result<Frame, NetError> {
+    let closed = |peer: &str| NetError::Closed { peer: peer.to_owned(), reason: "closed before it said hello".into() };
+    receiver.recv().await?.ok_or_else(|| closed(receiver.peer()))
+}
+
+/// The frame, which must be of kind `kind`.
+pub(crate) fn expect(frame: Frame, kind: Kind) -> Result<Frame, NetError> {
+    if frame.kind == kind { Ok(frame) } else { Err(NetError::Unexpected { got: frame.kind, expected: "a hello" }) }
 }
 
 /// Whether a process of this build and `cluster` (0: not known yet) talks to the one that said `hello`.

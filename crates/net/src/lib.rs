@@ -15,6 +15,7 @@ mod handshake;
 mod listener;
 mod receive;
 mod rpc;
+mod security;
 mod send;
 
 pub use error::NetError;
@@ -23,4 +24,5 @@ pub use handshake::{check_hello, connect, hello_reply};
 pub use listener::{Incoming, Listener};
 pub use receive::FrameReceiver;
 pub use rpc::Rpc;
+pub use security::{LEAST_SECRET, Security, members_only};
 pub use send::FrameSender;

@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use crate::handshake::{first_frame, hello_reply, split};
-use crate::{Frame, FrameReceiver, FrameSender, NetError};
+use crate::handshake::{expect, handshake_frame, hello_reply, split};
+use crate::{Frame, FrameReceiver, FrameSender, NetError, Security};
 
 /// Time for the hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,6 +33,8 @@ pub struct Listener {
 pub struct Incoming {
     /// What it said.
     pub hello: Hello,
+    /// Whether it has the cluster's own secret; true if there is none.
+    pub member: bool,
     /// Where it comes from.
     pub peer_addr: SocketAddr,
     sender: FrameSender,
@@ -40,11 +42,12 @@ pub struct Incoming {
 }
 
 impl Listener {
-    /// Listens on `addr` (port 0: any free one). Payloads are received into buffers of `arena`.
+    /// Listens on `addr` (port 0: any free one). Whoever connects proves what `security` asks
+    /// for. Payloads are received into buffers of `arena`.
     ///
     /// # Errors
     /// [`NetError::Bind`] names the address and the next step.
-    pub async fn bind(addr: SocketAddr, arena: Arena) -> Result<Listener, NetError> {
+    pub async fn bind(addr: SocketAddr, security: Security, arena: Arena) -> Result<Listener, NetError> {
         let failed = |source: io::Error| {
             let next = match source.kind() {
                 io::ErrorKind::AddrInUse => {
@@ -59,7 +62,7 @@ impl Listener {
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         let (ready, incoming) = mpsc::channel(BACKLOG);
-        let task = tokio::spawn(accept_all(listener, arena, ready)).abort_handle();
+        let task = tokio::spawn(accept_all(listener, security, arena, ready)).abort_handle();
         Ok(Listener { addr, incoming, task })
     }
 
@@ -99,11 +102,11 @@ impl Incoming {
     }
 }
 
-async fn accept_all(listener: TcpListener, arena: Arena, ready: mpsc::Sender<Incoming>) {
+async fn accept_all(listener: TcpListener, security: Security, arena: Arena, ready: mpsc::Sender<Incoming>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                tokio::spawn(greet(stream, peer, arena.clone(), ready.clone()));
+                tokio::spawn(greet(stream, peer, security.clone(), arena.clone(), ready.clone()));
             }
             Err(e) => {
                 tracing::warn!("cannot accept a connection: {e}; trying again");
@@ -113,19 +116,21 @@ async fn accept_all(listener: TcpListener, arena: Arena, ready: mpsc::Sender<Inc
     }
 }
 
-async fn greet(stream: TcpStream, peer_addr: SocketAddr, arena: Arena, ready: mpsc::Sender<Incoming>) {
+async fn greet(stream: TcpStream, peer_addr: SocketAddr, security: Security, arena: Arena, ready: mpsc::Sender<Incoming>) {
     let peer = peer_addr.to_string();
     let (sender, mut receiver) = match split(stream, arena, &peer) {
         Ok(halves) => halves,
         Err(e) => return tracing::debug!(peer, "{e}"),
     };
-    let hello = match tokio::time::timeout(HELLO_TIMEOUT, first_frame(&mut receiver, Kind::Hello)).await {
-        Ok(frame) => frame.and_then(|f| f.decode::<Hello>()),
-        Err(_) => Err(NetError::Timeout { what: "hello".into(), ms: HELLO_TIMEOUT.as_millis() as u64 }),
-    };
-    match hello {
+    let introduced = tokio::time::timeout(HELLO_TIMEOUT, introduce(&security, &sender, &mut receiver)).await;
+    let timed_out = |_| NetError::Timeout { what: "hello".into(), ms: HELLO_TIMEOUT.as_millis() as u64 };
+    match introduced.map_err(timed_out).flatten() {
         // Fails only when the listener is gone.
-        Ok(hello) => drop(ready.send(Incoming { hello, peer_addr, sender, receiver }).await),
+        Ok((hello, member)) => drop(ready.send(Incoming { hello, member, peer_addr, sender, receiver }).await),
+        Err(NetError::Refused(failure)) => {
+            tracing::warn!(peer, "connection refused: {failure}");
+            refuse(&sender, failure);
+        }
         Err(e) => {
             tracing::debug!(peer, "connection closed: {e}");
             let code = match e {
@@ -135,6 +140,15 @@ async fn greet(stream: TcpStream, peer_addr: SocketAddr, arena: Arena, ready: mp
             refuse(&sender, Failure::new(code, e.to_string()));
         }
     }
+}
+
+/// What the other side says of itself, and whether it has proved to be a member.
+async fn introduce(security: &Security, sender: &FrameSender, receiver: &mut FrameReceiver) -> Result<(Hello, bool), NetError> {
+    let frame = expect(handshake_frame(receiver).await?, Kind::Hello)?;
+    let hello: Hello = frame.decode()?;
+    let member = security.examine(&hello, &frame.body, sender, receiver).await?;
+    receiver.handshake_done();
+    Ok((hello, member))
 }
 
 fn refuse(sender: &FrameSender, failure: Failure) {

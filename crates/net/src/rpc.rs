@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::handshake::connect;
-use crate::{Frame, FrameReceiver, FrameSender, NetError};
+use crate::{Frame, FrameReceiver, FrameSender, NetError, Security};
 
 /// One connection over which requests are made. Clones share it; it is closed when the last one is gone. When it ends,
 /// every pending call ends with [`NetError::Closed`]; whoever wants another connection makes one.
@@ -40,8 +40,14 @@ impl Rpc {
     ///
     /// # Errors
     /// As [`connect`].
-    pub async fn connect(addr: &str, hello: Hello, arena: Arena, timeout: Duration) -> Result<Rpc, NetError> {
-        let (sender, receiver, hello) = connect(addr, hello, arena, timeout).await?;
+    pub async fn connect(
+        addr: &str,
+        hello: Hello,
+        security: &Security,
+        arena: Arena,
+        timeout: Duration,
+    ) -> Result<Rpc, NetError> {
+        let (sender, receiver, hello) = connect(addr, hello, security, arena, timeout).await?;
         let pending = Arc::new(Mutex::new(Pending::default()));
         let reader = tokio::spawn(read_replies(receiver, pending.clone())).abort_handle();
         Ok(Rpc(Arc::new(Inner { sender, hello, next_id: AtomicU64::new(1), pending, reader })))

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use catena_arena::Arena;
-use catena_net::{Frame, FrameReceiver, FrameSender, Incoming, Listener, NetError, Rpc, check_hello, connect, hello_reply};
+use catena_net::{
+    Frame, FrameReceiver, FrameSender, Incoming, Listener, NetError, Rpc, Security, check_hello, connect, hello_reply,
+};
 use catena_types::crc::crc32c;
 use catena_types::{Code, Failure};
 use catena_wire::header::Kind;
@@ -19,14 +21,16 @@ fn arena() -> Arena {
 }
 
 async fn listener() -> (Listener, String) {
-    let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), arena()).await.expect("a free port");
+    let listener =
+        Listener::bind("127.0.0.1:0".parse().expect("an address"), Security::default(), arena()).await.expect("a free port");
     let addr = listener.local_addr().to_string();
     (listener, addr)
 }
 
 async fn pair() -> ((FrameSender, FrameReceiver), (FrameSender, FrameReceiver)) {
     let (mut listener, addr) = listener().await;
-    let (client, server) = tokio::join!(connect(&addr, Hello::default(), arena(), LONG), async {
+    let open = Security::default();
+    let (client, server) = tokio::join!(connect(&addr, Hello::default(), &open, arena(), LONG), async {
         listener.accept().await.accept(hello_reply(5, 0, 0))
     });
     let (sender, receiver, _) = client.expect("a connection");
@@ -59,12 +63,13 @@ async fn hello_names_both_sides_and_refusals_carry_their_reason() {
         }
     });
     let hello = Hello { cluster: 0xc1, node: 2, shard: 1, incarnation: 4, epoch: 5, ..Hello::default() };
-    let (_, _, reply) = connect(&addr, hello.clone(), arena(), LONG).await.expect("accepted");
+    let (_, _, reply) = connect(&addr, hello.clone(), &Security::default(), arena(), LONG).await.expect("accepted");
     assert_eq!(
         reply,
         HelloReply { failure: None, protocol: catena_types::limits::PROTOCOL.into(), cluster: 0xc1, node: 3, incarnation: 9 }
     );
-    let error = connect(&addr, Hello { cluster: 0xbad, ..hello }, arena(), LONG).await.err().expect("refused");
+    let error =
+        connect(&addr, Hello { cluster: 0xbad, ..hello }, &Security::default(), arena(), LONG).await.err().expect("refused");
     let failure = error.failure().expect("the reason");
     assert_eq!(failure.code(), Code::WrongCluster);
     assert!(failure.message.contains("0000000000000bad") && failure.message.contains("00000000000000c1"), "{failure}");
@@ -82,10 +87,14 @@ fn another_protocol_is_refused_by_name() {
 #[tokio::test]
 async fn a_port_in_use_and_a_dead_address_say_what_to_do() {
     let (listener, addr) = listener().await;
-    let error = Listener::bind(listener.local_addr(), arena()).await.err().expect("in use").to_string();
+    let error = Listener::bind(listener.local_addr(), Security::default(), arena()).await.err().expect("in use").to_string();
     assert!(error.contains(&addr) && error.contains("stop it or choose another port"), "{error}");
     drop(listener);
-    let error = connect("127.0.0.1:1", Hello::default(), arena(), LONG).await.err().expect("nobody there").to_string();
+    let error = connect("127.0.0.1:1", Hello::default(), &Security::default(), arena(), LONG)
+        .await
+        .err()
+        .expect("nobody there")
+        .to_string();
     assert!(error.contains("127.0.0.1:1") && error.contains("check the address"), "{error}");
 }
 
@@ -98,7 +107,8 @@ async fn garbage_is_closed_and_others_go_on() {
     let mut answer = Vec::new();
     // The end of the connection is what counts; a reset may swallow the answer.
     let _ = garbage.read_to_end(&mut answer).await;
-    let (client, server) = tokio::join!(connect(&addr, Hello::default(), arena(), LONG), async {
+    let open = Security::default();
+    let (client, server) = tokio::join!(connect(&addr, Hello::default(), &open, arena(), LONG), async {
         listener.accept().await.accept(hello_reply(0, 0, 0))
     });
     assert!(client.is_ok());
@@ -167,7 +177,7 @@ async fn too_long_a_message_is_an_error_here_not_there() {
 async fn calls_are_multiplexed_time_out_and_end_with_the_connection() {
     let (mut listener, addr) = listener().await;
     let server = tokio::spawn(async move { echo(listener.accept().await).await });
-    let rpc = Rpc::connect(&addr, Hello::default(), arena(), LONG).await.expect("a connection");
+    let rpc = Rpc::connect(&addr, Hello::default(), &Security::default(), arena(), LONG).await.expect("a connection");
     let calls: Vec<_> = (0..100u64)
         .map(|n| {
             let rpc = rpc.clone();
@@ -202,7 +212,7 @@ async fn an_unanswered_call_times_out() {
         assert_eq!(frame.deadline, Some(Duration::from_millis(20)));
         std::future::pending::<()>().await;
     });
-    let rpc = Rpc::connect(&addr, Hello::default(), arena(), LONG).await.expect("a connection");
+    let rpc = Rpc::connect(&addr, Hello::default(), &Security::default(), arena(), LONG).await.expect("a connection");
     let result = rpc.call::<_, RoutingReply>(Kind::Routing, &RoutingRequest::default(), Duration::from_millis(20)).await;
     assert!(matches!(result, Err(NetError::Timeout { ms: 20, .. })));
     assert!(!rpc.is_closed());

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use catena_engine::{Background, Durability, StoreKind};
+use catena_net::Security;
 use catena_types::NodeId;
 
 use crate::NodeError;
@@ -81,6 +82,8 @@ pub struct NodeConfig {
     pub disk: DiskChoice,
     /// Admission of each shard.
     pub limits: Limits,
+    /// Of every connection, to managers, other nodes and clients.
+    pub security: Security,
 }
 
 impl NodeConfig {
@@ -104,6 +107,7 @@ impl NodeConfig {
             memory: 512 << 20,
             disk: DiskChoice::Auto,
             limits: Limits::default(),
+            security: Security::default(),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::NodeError;
 use crate::clock::now;
 use crate::managers::Managers;
 use crate::shard::{Grant, Identity, Inbox, ShardReport};
+use crate::status::Heard;
 
 /// Time for one request to a manager.
 const CALL: Duration = Duration::from_secs(1);
@@ -151,6 +152,8 @@ pub(crate) struct Heartbeats {
     pub(crate) period: Duration,
     /// Told by shards when the manager should hear something soon.
     pub(crate) changed: Arc<Notify>,
+    /// What came of the last ones, for people.
+    pub(crate) heard: Arc<Mutex<Heard>>,
     /// Becomes true when the node is to stop.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -165,7 +168,9 @@ impl Heartbeats {
         let mut heard = true;
         loop {
             seq += 1;
-            match self.beat(seq, &reply_to, &mut reports).await {
+            let outcome = self.beat(seq, &reply_to, &mut reports).await;
+            self.note(&outcome);
+            match outcome {
                 Ok(()) => (heard, refused) = (true, 0),
                 Err(NodeError::Net(e)) => {
                     refused += 1;
@@ -226,9 +231,28 @@ impl Heartbeats {
         self.publisher.publish(reply.routing, reply.delta);
         if reply.lease_ms > 0 {
             let until = sent + Time::from(reply.lease_ms) * 1_000_000;
+            self.heard.lock().unwrap_or_else(|e| e.into_inner()).lease_until = until;
             self.pass_on(&listed, &reply.except, until, reply.routing_ver);
         }
         Ok(())
+    }
+
+    /// Keeps what came of a heartbeat, for people.
+    fn note(&self, outcome: &Result<(), NodeError>) {
+        let mut heard = self.heard.lock().unwrap_or_else(|e| e.into_inner());
+        match outcome {
+            Ok(()) => {
+                heard.answered += 1;
+                heard.error.clear();
+                if heard.manager != self.managers.addr() {
+                    heard.manager = self.managers.addr().to_owned();
+                }
+            }
+            Err(e) => {
+                heard.failed += 1;
+                heard.error = e.to_string();
+            }
+        }
     }
 
     /// Reports of the shards that have answered since the last heartbeat.
@@ -288,7 +312,8 @@ async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 
 /// What a node says to managers and other nodes.
 pub(crate) fn hello(identity: &Identity) -> Hello {
-    Hello { protocol: 0, cluster: identity.cluster, node: identity.node, shard: 0, incarnation: identity.incarnation, epoch: 0 }
+    let Identity { node, cluster, incarnation } = *identity;
+    Hello { cluster, node, incarnation, ..Hello::default() }
 }
 
 #[cfg(test)]
@@ -298,11 +323,12 @@ mod tests {
     fn heartbeats(shards: Shards) -> Heartbeats {
         let identity = Identity { node: 1, cluster: 0, incarnation: 1 };
         Heartbeats {
-            managers: Managers::new(vec![String::new()], hello(&identity)),
+            managers: Managers::new(vec![String::new()], hello(&identity), Default::default()),
             identity,
             publisher: Publisher::new(shards),
             period: Duration::from_millis(1),
             changed: Arc::default(),
+            heard: Arc::default(),
             stop: watch::channel(false).1,
         }
     }

@@ -14,6 +14,7 @@ mod control;
 mod error;
 mod home;
 mod managers;
+mod observer;
 mod service;
 mod shard;
 mod status;
@@ -21,5 +22,6 @@ mod storage;
 
 pub use config::{DiskChoice, Limits, NodeConfig};
 pub use error::NodeError;
+pub use observer::NodeObserver;
 pub use service::{Node, NodeHandle};
-pub use status::{NodeStatus, ShardStatus, TargetStatus};
+pub use status::{Heard, NodeStatus, SERVED, ShardStatus, TargetStatus};

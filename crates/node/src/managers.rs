@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use catena_arena::Arena;
-use catena_net::{NetError, Rpc};
+use catena_net::{NetError, Rpc, Security};
 use catena_types::Failure;
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
@@ -17,14 +17,15 @@ pub(crate) struct Managers {
     current: usize,
     rpc: Option<Rpc>,
     hello: Hello,
+    security: Security,
     arena: Arena,
 }
 
 impl Managers {
     /// Of `addrs` (at least one), to which this process says `hello`.
-    pub(crate) fn new(addrs: Vec<String>, hello: Hello) -> Managers {
+    pub(crate) fn new(addrs: Vec<String>, hello: Hello, security: Security) -> Managers {
         // Managers send no payloads.
-        Managers { addrs, current: 0, rpc: None, hello, arena: Arena::new(0) }
+        Managers { addrs, current: 0, rpc: None, hello, security, arena: Arena::new(0) }
     }
 
     /// How many are known.
@@ -80,7 +81,7 @@ impl Managers {
     {
         let rpc = match self.rpc.take().filter(|rpc| !rpc.is_closed()) {
             Some(rpc) => rpc,
-            None => Rpc::connect(self.addr(), self.hello.clone(), self.arena.clone(), timeout).await?,
+            None => Rpc::connect(self.addr(), self.hello.clone(), &self.security, self.arena.clone(), timeout).await?,
         };
         let rpc = self.rpc.insert(rpc);
         Ok(rpc.call(kind, request, timeout).await?.0)

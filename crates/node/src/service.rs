@@ -12,19 +12,17 @@ use tokio::task::JoinHandle;
 use crate::control::{Heartbeats, Publisher, follow_routing, hello, register, registration};
 use crate::home::Home;
 use crate::managers::Managers;
+use crate::observer::NodeObserver;
 use crate::shard::{Identity, Inbox, ShardConfig, ShardHandle, Started};
 use crate::status::NodeStatus;
 use crate::{NodeConfig, NodeError};
-
-/// How long a status waits for a shard.
-const STATUS: Duration = Duration::from_secs(5);
 
 /// A storage node.
 pub struct Node;
 
 /// A running node. Dropping it ends its shards at once, as a crash would, but for the closing of its targets.
 pub struct NodeHandle {
-    identity: Identity,
+    observer: NodeObserver,
     addrs: Vec<String>,
     shards: Vec<ShardHandle>,
     stop: watch::Sender<bool>,
@@ -50,7 +48,7 @@ impl Node {
         let cluster = known_cluster(&home, &config, &offers)?;
         let request = registration(config.node, cluster, addrs.clone(), offers.iter().map(|(_, o, _)| o.clone()).collect());
         let newcomer = Identity { node: config.node, cluster, incarnation: 0 };
-        let mut managers = Managers::new(config.managers.clone(), hello(&newcomer));
+        let mut managers = Managers::new(config.managers.clone(), hello(&newcomer), config.security.clone());
         let reply = register(&mut managers, request).await?;
         let identity = Identity { cluster: reply.cluster, incarnation: reply.incarnation, ..newcomer };
         home.adopt(reply.cluster)?;
@@ -59,30 +57,33 @@ impl Node {
 
         let publisher = Publisher::new(shards.iter().map(|s| (s.number, s.inbox.clone())).collect());
         let (stop, stopped) = watch::channel(false);
+        let inboxes = shards.iter().map(|s| (s.number, s.inbox.clone())).collect();
+        let observer = NodeObserver::new(identity.clone(), inboxes);
         let heartbeats = Heartbeats {
-            managers: Managers::new(config.managers.clone(), hello(&identity)),
+            managers: Managers::new(config.managers.clone(), hello(&identity), config.security.clone()),
             identity: identity.clone(),
             publisher: publisher.clone(),
             period: Duration::from_millis(reply.heartbeat_ms.max(10).into()),
             changed,
+            heard: observer.heard(),
             stop: stopped,
         };
-        let poller = Managers::new(config.managers.clone(), hello(&identity));
+        let poller = Managers::new(config.managers.clone(), hello(&identity), config.security.clone());
         let control = Some(tokio::spawn(heartbeats.run()));
         let routing = tokio::spawn(follow_routing(poller, publisher));
-        Ok(NodeHandle { identity, addrs, shards, stop, control, routing, _home: home })
+        Ok(NodeHandle { observer, addrs, shards, stop, control, routing, _home: home })
     }
 }
 
 impl NodeHandle {
     /// The node.
     pub fn node(&self) -> NodeId {
-        self.identity.node
+        self.observer.identity().node
     }
 
     /// Its present start.
     pub fn incarnation(&self) -> Incarnation {
-        self.identity.incarnation
+        self.observer.identity().incarnation
     }
 
     /// `host:port` of each shard.
@@ -105,17 +106,12 @@ impl NodeHandle {
 
     /// What it says about itself.
     pub async fn status(&self) -> NodeStatus {
-        let mut shards = Vec::new();
-        for shard in &self.shards {
-            let (reply, status) = oneshot::channel();
-            // A shard that has ended, or hangs, is missing in the answer.
-            let _ = shard.inbox.send(Inbox::Status(reply));
-            if let Ok(Ok(status)) = tokio::time::timeout(STATUS, status).await {
-                shards.push(status);
-            }
-        }
-        let Identity { node, cluster, incarnation } = self.identity;
-        NodeStatus { node, cluster, incarnation, shards }
+        self.observer.status().await
+    }
+
+    /// Something to ask it through, from any thread.
+    pub fn observer(&self) -> NodeObserver {
+        self.observer.clone()
     }
 
     /// Stops in order: serves nothing more, says so to the manager, waits a little for the chains to go on without it,

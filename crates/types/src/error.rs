@@ -52,6 +52,8 @@ pub enum Code {
     Malformed = 42,
     /// Another living process holds this identity.
     DuplicateNode = 43,
+    /// The peer has not the secret it needs.
+    NotAuthorized = 44,
     /// The target's disk failed.
     Io = 50,
 }
@@ -84,7 +86,7 @@ impl Code {
             WrongChainVersion | NotHead | NotServing | LeaseExpired | UnknownChain | NotPrimary | Io => Class::Redirect,
             Busy => Class::Overload,
             Ok | OutcomeUnknown | StaleRequest | SessionUnknown | Timeout | Corrupt => Class::Unknown,
-            WrongCluster | WrongProtocol | Malformed | DuplicateNode => Class::Refused,
+            WrongCluster | WrongProtocol | Malformed | DuplicateNode | NotAuthorized => Class::Refused,
         }
     }
 }

@@ -41,6 +41,10 @@ pub enum Kind {
     HelloReply = 2,
     /// [`crate::peer::PeerMsg`]
     Peer = 3,
+    /// [`crate::hello::Challenge`]
+    Challenge = 4,
+    /// [`crate::hello::Proof`]
+    Proof = 5,
     /// [`crate::client::UpdateRequest`]
     Update = 16,
     /// [`crate::client::UpdateReply`]
@@ -85,10 +89,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 25] = [
         Kind::Hello,
         Kind::HelloReply,
         Kind::Peer,
+        Kind::Challenge,
+        Kind::Proof,
         Kind::Update,
         Kind::UpdateReply,
         Kind::Read,
@@ -118,7 +124,11 @@ impl Kind {
 
     /// The kind of the answer to a request of this kind; `None` if it has no answer.
     pub fn reply(self) -> Option<Kind> {
-        if self == Kind::Peer || self.is_reply() { None } else { Kind::from_wire(self as u16 + 1) }
+        if matches!(self, Kind::Peer | Kind::Challenge | Kind::Proof) || self.is_reply() {
+            None
+        } else {
+            Kind::from_wire(self as u16 + 1)
+        }
     }
 
     /// Whether it answers a request.
@@ -322,10 +332,15 @@ mod tests {
 
     #[test]
     fn survives_the_wire() {
+        let unanswered = [Kind::Peer, Kind::Challenge, Kind::Proof];
         for kind in Kind::ALL {
             let h = Header { kind, flags: FLAG_REPLY, ..header() };
             assert_eq!(Header::decode(&h.encode()), Ok(h));
-            assert_eq!(kind.reply().map(Kind::is_reply), (kind != Kind::Peer && !kind.is_reply()).then_some(true), "{kind:?}");
+            assert_eq!(
+                kind.reply().map(Kind::is_reply),
+                (!unanswered.contains(&kind) && !kind.is_reply()).then_some(true),
+                "{kind:?}"
+            );
         }
     }
 

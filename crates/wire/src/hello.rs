@@ -24,6 +24,31 @@ pub struct Hello {
     /// higher (incarnation, epoch) is seen, frames of the older one are dropped.
     #[prost(uint64, tag = "6")]
     pub epoch: u64,
+    /// Drawn for this connection, if the sender has a secret; else empty.
+    #[prost(bytes = "vec", tag = "7")]
+    pub nonce: Vec<u8>,
+    /// Names the sender's secret without telling it; empty if it has none.
+    #[prost(bytes = "vec", tag = "8")]
+    pub secret_id: Vec<u8>,
+}
+
+/// The answer to a [`Hello`] with a known `secret_id`: the answering side knows the secret, and asks for the same.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Challenge {
+    /// Drawn for this connection.
+    #[prost(bytes = "vec", tag = "1")]
+    pub nonce: Vec<u8>,
+    /// Over this nonce and the hello received.
+    #[prost(bytes = "vec", tag = "2")]
+    pub proof: Vec<u8>,
+}
+
+/// The answer to a [`Challenge`]; the [`HelloReply`] follows.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Proof {
+    /// Over the nonce of the challenge and the hello sent.
+    #[prost(bytes = "vec", tag = "1")]
+    pub proof: Vec<u8>,
 }
 
 /// The answer. With `failure` set the connection is closed behind it.

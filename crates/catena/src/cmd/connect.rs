@@ -6,6 +6,7 @@ use catena_client::{Client, ClientConfig, Objects};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 
+use super::security::SecurityArgs;
 use crate::fault::{Doing, Fault, Result};
 use crate::units::parse_duration;
 
@@ -26,6 +27,8 @@ pub(crate) struct Manager {
     /// Longest time one operation may take, retries included
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
 }
 
 impl Manager {
@@ -34,6 +37,7 @@ impl Manager {
         self.reach().await?;
         let mut config = ClientConfig::new(self.manager.as_str());
         config.deadline = self.timeout;
+        config.security = self.security.load()?;
         Ok(Client::connect(config).await?)
     }
 

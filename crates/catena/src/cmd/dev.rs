@@ -101,9 +101,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
 fn introduce(cluster: &Cluster) {
     let shape = cluster.shape();
     say!("{}", bold("the cluster is ready"));
-    say!("  manager  {}  pid {}", cluster.manager_addr(), cluster.manager().pid());
+    let metrics = |node| format!("http://{}/metrics", cluster.http_addr(node));
+    say!("  manager  {}  pid {}  {}", cluster.manager_addr(), cluster.manager().pid(), metrics(None));
     for id in cluster.node_ids() {
-        say!("  node {id}   {} targets of {}  pid {}", shape.targets, bytes_short(shape.capacity), cluster.node(id).pid());
+        let (targets, size, pid) = (shape.targets, bytes_short(shape.capacity), cluster.node(id).pid());
+        say!("  node {id}   {targets} targets of {size}  pid {pid}  {}", metrics(Some(id)));
     }
     say!("  logs     {}", cluster.logs());
     say!();

@@ -8,9 +8,12 @@ use std::time::Duration;
 use catena_client::{Client, ClientConfig, Objects, run_collector};
 use catena_manager::{EtcdConfig, Manager, ManagerConfig, ManagerHandle, StoreChoice};
 
+use catena_net::Security;
+
 use super::runtime;
-use super::service::{Service, stop_signal};
+use super::service::{Service, stop_signal, tell_ready};
 use crate::fault::{Doing, Fault, Result};
+use crate::http::ManagerPages;
 use crate::output::say;
 use crate::units::parse_duration;
 
@@ -83,6 +86,7 @@ impl Args {
         config.advertise = self.advertise.clone();
         config.lease_ms = self.lease.map_or(Ok(config.lease_ms), milliseconds)?;
         config.heartbeat_ms = milliseconds(self.heartbeat)?;
+        config.security = self.service.security()?;
         Ok(config)
     }
 
@@ -100,14 +104,18 @@ fn milliseconds(time: Duration) -> Result<u32> {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     args.service.begin()?;
-    let manager = Manager::start(args.config()?).doing("start the manager")?;
+    let config = args.config()?;
+    let security = config.security.clone();
+    let manager = Manager::start(config).doing("start the manager")?;
     let addr = manager.addr();
+    args.service.show(ManagerPages(manager.observer()))?;
     say!("manager ready at {addr}, state in {}", args.place());
+    tell_ready();
     let ended = runtime()?.block_on(async {
         tokio::select! {
             signal = stop_signal() => signal.map(|signal| tracing::info!(signal, "stopping")),
             () = ended(&manager) => Ok(()),
-            never = collect(&manager, args.collect_grace, args.collect_every) => match never {},
+            never = collect(&manager, &security, args.collect_grace, args.collect_every) => match never {},
         }
     });
     manager.shutdown().map_err(|e| Fault::new(format!("the manager has stopped: {e}")))?;
@@ -122,13 +130,14 @@ async fn ended(manager: &ManagerHandle) {
 }
 
 /// Collects for ever, but only while this manager is the elected one: one collector is enough.
-async fn collect(manager: &ManagerHandle, grace: Duration, every: Duration) -> Infallible {
+async fn collect(manager: &ManagerHandle, security: &Security, grace: Duration, every: Duration) -> Infallible {
     loop {
         while !manager.is_elected() {
             tokio::time::sleep(LOOK).await;
         }
+        let config = ClientConfig { security: security.clone(), ..ClientConfig::new(manager.addr().to_string()) };
         tokio::select! {
-            never = collect_as_client(manager.addr().to_string(), grace, every) => match never {},
+            never = collect_as_client(config, grace, every) => match never {},
             () = deposed(manager) => {}
         }
     }
@@ -140,9 +149,9 @@ async fn deposed(manager: &ManagerHandle) {
     }
 }
 
-async fn collect_as_client(addr: String, grace: Duration, every: Duration) -> Infallible {
+async fn collect_as_client(config: ClientConfig, grace: Duration, every: Duration) -> Infallible {
     let client = loop {
-        match Client::connect(ClientConfig::new(addr.as_str())).await {
+        match Client::connect(config.clone()).await {
             Ok(client) => break client,
             Err(error) => tracing::debug!(%error, "the collector cannot reach the manager yet"),
         }

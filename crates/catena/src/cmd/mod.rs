@@ -12,6 +12,7 @@ mod manager;
 mod node;
 mod put;
 mod rm;
+mod security;
 mod service;
 mod stat;
 mod status;
@@ -26,6 +27,7 @@ pub(crate) use connect::{Manager, runtime};
 pub(crate) use dev::{ShapeArgs, temporary_dir};
 pub(crate) use service::stop_signal;
 pub(crate) use store_args::StoreArgs;
+pub(crate) use target::sync_json;
 
 use crate::fault::{EXIT_CODES, Result};
 

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use catena_node::{DiskChoice, Node, NodeConfig};
 use clap::ValueEnum;
 
-use super::service::{Service, stop_signal};
+use super::service::{Service, stop_signal, tell_ready};
 use super::{StoreArgs, runtime};
 use crate::fault::{Doing, Fault, Result};
+use crate::http::NodePages;
 use crate::output::say;
 use crate::units::parse_bytes;
 
@@ -96,6 +97,7 @@ impl Args {
             Disk::Uring => DiskChoice::Uring,
             Disk::Threads => DiskChoice::Threads,
         };
+        config.security = self.service.security()?;
         Ok(config)
     }
 }
@@ -103,9 +105,13 @@ impl Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     args.service.begin()?;
     let config = args.config()?;
+    let pages = NodePages::default();
+    args.service.show(pages.clone())?;
     runtime()?.block_on(async {
         let mut node = Node::start(config).await.doing(format_args!("start node {}", args.id))?;
+        pages.show(node.observer());
         say!("node {} ready at {}", args.id, node.shard_addrs().join(" "));
+        tell_ready();
         tokio::select! {
             signal = stop_signal() => tracing::info!(signal = signal?, "stopping"),
             error = node.failed() => return Err(Fault::new(format!("node {} has stopped: {error}", args.id))),

@@ -86,7 +86,7 @@ pub(super) fn sync_words(sync: &SyncProgress) -> String {
 }
 
 /// The same for programs.
-pub(super) fn sync_json(sync: &SyncProgress) -> serde_json::Value {
+pub(crate) fn sync_json(sync: &SyncProgress) -> serde_json::Value {
     json!({
         "chunks": sync.chunks,
         "chunks_total": sync.chunks_total,

@@ -32,6 +32,8 @@ impl Child {
         let exe = std::env::current_exe().doing("find this binary")?;
         let process = Command::new(&exe)
             .args(args)
+            // It is the secret of another cluster.
+            .env_remove("CATENA_SECRET_FILE")
             .arg("--die-with-parent")
             .arg(std::process::id().to_string())
             .stdin(Stdio::null())

@@ -60,6 +60,10 @@ impl Cluster {
     pub(crate) fn manager_addr(&self) -> String {
         self.plan.manager_addr()
     }
+    /// `host:port` of the HTTP endpoint of the manager, or of a node.
+    pub(crate) fn http_addr(&self, node: Option<u32>) -> String {
+        self.plan.http_addr(node)
+    }
     /// The manager's process.
     pub(crate) fn manager(&self) -> &Child {
         &self.manager

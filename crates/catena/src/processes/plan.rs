@@ -54,7 +54,7 @@ pub(crate) enum Port {
 pub(crate) struct Plan {
     /// Size.
     pub(crate) shape: Shape,
-    /// Port of the manager; the shards of node 1 listen on the next ones, and so on.
+    /// Port of the manager; the shards of node 1 listen on the next ones, and so on; then come the HTTP endpoints.
     port: u16,
 }
 
@@ -111,9 +111,16 @@ impl Plan {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// `host:port` of the HTTP endpoint of the manager, or of a node; behind all other ports.
+    pub(crate) fn http_addr(&self, node: Option<u32>) -> String {
+        let others = 1 + self.shape.nodes * self.shape.shards;
+        format!("127.0.0.1:{}", u32::from(self.port) + others + node.unwrap_or(0))
+    }
+
     /// Command line of the manager.
     pub(crate) fn manager_args(&self, dir: &Path, log: &str) -> Vec<String> {
-        let common = ["manager", "--listen", &self.manager_addr(), "--log", log].map(str::to_owned);
+        let common =
+            ["manager", "--listen", &self.manager_addr(), "--log", log, "--http", &self.http_addr(None)].map(str::to_owned);
         let store = match &self.shape.etcd {
             None => vec!["--dir".to_owned(), dir.join("manager").display().to_string()],
             // Each directory is a cluster of its own.
@@ -136,6 +143,7 @@ impl Plan {
             ("--targets", shape.targets.to_string()),
             ("--capacity", shape.capacity.to_string()),
             ("--log", log.to_owned()),
+            ("--http", self.http_addr(Some(id))),
         ];
         let pairs = pairs.into_iter().chain(shape.store.options());
         std::iter::once("node".to_owned()).chain(pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value])).collect()
@@ -145,7 +153,9 @@ impl Plan {
 impl Shape {
     /// Ports the cluster needs.
     fn ports(&self) -> Result<u16> {
-        let ports = self.nodes.checked_mul(self.shards).and_then(|n| n.checked_add(1)).and_then(|n| u16::try_from(n).ok());
+        // One per shard and one for the HTTP endpoint of each node, and both for the manager.
+        let of_nodes = self.nodes.checked_mul(self.shards.saturating_add(1));
+        let ports = of_nodes.and_then(|n| n.checked_add(2)).and_then(|n| u16::try_from(n).ok());
         ports
             .filter(|&n| n < 1000)
             .ok_or_else(|| Fault::usage("that is more shards than fit on one machine: fewer --nodes or --shards"))

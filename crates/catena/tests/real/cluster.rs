@@ -24,6 +24,10 @@ pub(crate) struct Cluster {
     capacity: &'static str,
     /// More options of every node.
     options: &'static [&'static str],
+    /// More options of every manager.
+    manager_options: &'static [&'static str],
+    /// Environment of everything that is run.
+    env: Vec<(&'static str, String)>,
 }
 
 /// One manager: where it listens and keeps its state, and its process while it runs.
@@ -59,6 +63,23 @@ impl Cluster {
         cluster
     }
 
+    /// `nodes` nodes that keep every chunk, with more options for node and manager, and an environment for everything that is run.
+    /// `prepare` makes what these name, in the directory.
+    pub(crate) fn with_services(
+        nodes: usize,
+        options: &'static [&'static str],
+        manager_options: &'static [&'static str],
+        prepare: impl FnOnce(&Path) -> Vec<(&'static str, String)>,
+    ) -> Cluster {
+        let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let stores = vec![["--dir".to_owned(), text(&dir.path().join("manager"))]];
+        let env = prepare(dir.path());
+        let mut cluster = Cluster::new(dir, stores, 1, "1GiB", options);
+        (cluster.env, cluster.manager_options) = (env, manager_options);
+        cluster.form(nodes, nodes as u32);
+        cluster
+    }
+
     /// The same with three managers on an etcd.
     pub(crate) fn on_etcd(etcd: &str, nodes: usize, targets: u32, replicas: u32) -> Cluster {
         let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
@@ -78,7 +99,8 @@ impl Cluster {
         let manager = |store| Manager { addr: format!("127.0.0.1:{}", free_port()), store, process: None };
         let managers: Vec<Manager> = stores.into_iter().map(manager).collect();
         let manager = managers.iter().map(|m| m.addr.as_str()).collect::<Vec<_>>().join(",");
-        Cluster { dir, manager, managers, nodes: Vec::new(), targets, capacity, options }
+        let (manager_options, env) = (&[][..], Vec::new());
+        Cluster { dir, manager, managers, nodes: Vec::new(), targets, capacity, options, manager_options, env }
     }
 
     /// Starts everything and makes the chain table.
@@ -105,7 +127,8 @@ impl Cluster {
 
     pub(crate) fn start_manager_number(&mut self, n: usize) {
         let Manager { addr, store: [option, place], .. } = &self.managers[n];
-        let process = self.spawn(&format!("manager{n}"), &["manager", option, place, "--listen", addr]);
+        let args = ["manager", option, place, "--listen", addr];
+        let process = self.spawn(&format!("manager{n}"), &[&args[..], self.manager_options].concat());
         self.managers[n].process = Some(process);
     }
 
@@ -141,7 +164,7 @@ impl Cluster {
         let log =
             File::options().create(true).append(true).open(self.dir.path().join(format!("{name}.log"))).expect("a log file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_catena"));
-        command.args(args).stdin(Stdio::null()).stdout(log.try_clone().expect("a log file")).stderr(log);
+        command.args(args).envs(self.envs()).stdin(Stdio::null()).stdout(log.try_clone().expect("a log file")).stderr(log);
         command.spawn().expect("the binary starts")
     }
 
@@ -164,7 +187,17 @@ impl Cluster {
 
     /// Runs a command of the binary against this cluster.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        run_with(&[("CATENA_MANAGER", &self.manager)], args)
+        let manager = ("CATENA_MANAGER", self.manager.as_str());
+        run_with(&self.envs().chain([manager]).collect::<Vec<_>>(), args)
+    }
+
+    fn envs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.env.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+
+    /// What a process has logged; `name` is `manager0` or `node1`.
+    pub(crate) fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default()
     }
 
     /// The same; the command must succeed. Returns what it printed.

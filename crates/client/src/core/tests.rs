@@ -46,7 +46,7 @@ fn failure(code: Code) -> Failure {
 const REJECTED: [Code; 5] = [Code::InvalidArgument, Code::NotFound, Code::PreconditionFailed, Code::NoSpace, Code::ReadOnly];
 const REDIRECT: [Code; 6] =
     [Code::WrongChainVersion, Code::NotHead, Code::NotServing, Code::LeaseExpired, Code::UnknownChain, Code::Io];
-const REFUSED: [Code; 4] = [Code::WrongCluster, Code::WrongProtocol, Code::Malformed, Code::DuplicateNode];
+const REFUSED: [Code; 5] = [Code::WrongCluster, Code::WrongProtocol, Code::Malformed, Code::DuplicateNode, Code::NotAuthorized];
 const UNKNOWN: [Code; 4] = [Code::OutcomeUnknown, Code::Timeout, Code::Corrupt, Code::Ok];
 
 #[test]

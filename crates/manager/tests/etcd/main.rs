@@ -11,7 +11,7 @@ use catena_cluster::State;
 use catena_manager::{
     EtcdConfig, EtcdStore, Manager, ManagerConfig, ManagerHandle, Standing, Store, StoreChoice, StoreError, Term,
 };
-use catena_net::Rpc;
+use catena_net::{Rpc, Security};
 use catena_types::{Code, Time};
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
@@ -133,7 +133,9 @@ fn start(etcd: &Etcd) -> ManagerHandle {
 }
 
 async fn status(manager: &ManagerHandle) -> StatusReply {
-    let rpc = Rpc::connect(&manager.addr().to_string(), Hello::default(), Arena::new(0), PATIENCE).await.expect("it listens");
+    let rpc = Rpc::connect(&manager.addr().to_string(), Hello::default(), &Security::default(), Arena::new(0), PATIENCE)
+        .await
+        .expect("it listens");
     rpc.call(Kind::Status, &StatusRequest {}, PATIENCE).await.expect("a reply").0
 }
 

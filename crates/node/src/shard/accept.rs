@@ -1,6 +1,6 @@
 //! Connections that others open to this shard, and the tasks that read.
 
-use catena_net::{FrameReceiver, Incoming, Listener, check_hello, hello_reply};
+use catena_net::{FrameReceiver, Incoming, Listener, check_hello, hello_reply, members_only};
 use catena_types::{Code, Failure};
 use catena_wire::hello::Hello;
 use tokio::sync::mpsc;
@@ -40,20 +40,23 @@ pub(super) async fn read_all(conn: ConnId, mut receiver: FrameReceiver, inbox: m
 
 impl Shard {
     pub(super) fn on_incoming(&mut self, incoming: Incoming) {
-        match self.admit_connection(&incoming.hello) {
+        match self.admit_connection(&incoming.hello, incoming.member) {
             Ok(peer) => self.accept(incoming, peer),
             Err(failure) => incoming.refuse(failure),
         }
     }
 
     /// Who it is; an older connection of the same link is closed.
-    fn admit_connection(&mut self, hello: &Hello) -> Result<Option<PeerKey>, Failure> {
+    fn admit_connection(&mut self, hello: &Hello, member: bool) -> Result<Option<PeerKey>, Failure> {
         let Some(identity) = &self.identity else {
             return Err(Failure::new(Code::NotServing, "this node is starting; try again"));
         };
         check_hello(hello, identity.cluster)?;
         if hello.node == 0 {
             return Ok(None);
+        }
+        if !member {
+            return Err(members_only("a connection between nodes"));
         }
         let peer = PeerKey { node: hello.node, shard: hello.shard };
         let known = self.routing.as_ref().and_then(|r| r.node(peer.node)).map_or(0, |n| n.incarnation);

@@ -17,9 +17,9 @@ pub(super) enum Cost {
 /// What is in progress.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    updates: usize,
+    pub(super) updates: usize,
     update_bytes: usize,
-    reads: usize,
+    pub(super) reads: usize,
     /// Requests refused.
     pub(super) refused: u64,
 }

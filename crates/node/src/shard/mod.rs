@@ -21,7 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use catena_arena::Arena;
 use catena_chain::{Command, Event, Payload, RequestId};
-use catena_net::{Frame, FrameSender, Incoming, NetError};
+use catena_net::{Frame, FrameSender, Incoming, NetError, Security};
 use catena_types::{Incarnation, NodeId, Routing, ShardId, TargetId, Time};
 use catena_wire::header::Kind;
 use catena_wire::manager::TargetReport;
@@ -29,7 +29,7 @@ use catena_wire::peer::PeerMsg;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::now;
-use crate::status::ShardStatus;
+use crate::status::{Served, ShardStatus};
 use crate::storage::{Completions, Storage};
 use crate::{Limits, NodeError};
 use admission::{Admission, Cost};
@@ -107,12 +107,16 @@ struct Waiting {
     id: u64,
     trace: u64,
     cost: Cost,
+    served: Served,
+    /// When it was received.
+    since: Time,
 }
 
 /// One shard.
 struct Shard {
     number: ShardId,
     limits: Limits,
+    security: Security,
     arena: Arena,
     storage: Storage,
     inbox: mpsc::UnboundedSender<Inbox>,
@@ -224,6 +228,7 @@ impl Shard {
 
     fn on_frame(&mut self, conn: ConnId, frame: Frame) {
         self.status.frames += 1;
+        self.status.received_bytes += frame.wire_len() as u64;
         let Some(known) = self.conns.get(&conn) else {
             self.status.fenced += 1;
             return;
@@ -295,12 +300,14 @@ impl Shard {
     fn answer(&mut self, request: RequestId, kind: Kind, reply: &impl prost::Message, payload: Option<Payload<Bytes>>) {
         let Some(waiting) = self.waiting.remove(&request) else { return };
         self.admission.end(waiting.cost);
+        self.status.served[waiting.served as usize].note(now().saturating_sub(waiting.since));
         let Some(conn) = self.conns.get(&waiting.conn) else { return };
         let mut frame = Frame::new(kind, waiting.id, reply).reply();
         frame.trace_id = waiting.trace;
         if let Some(payload) = payload {
             frame = frame.with_payload(payload.data, payload.crc);
         }
+        self.status.sent_bytes += frame.wire_len() as u64;
         // A client that is gone needs no answer.
         let _ = conn.sender.send(frame);
     }
@@ -310,6 +317,8 @@ impl Shard {
             connections: self.conns.len(),
             targets: self.targets.status(now()),
             busy: self.admission.refused,
+            updates: self.admission.updates,
+            reads: self.admission.reads,
             ..self.status.clone()
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use catena_arena::Arena;
 use catena_chain::{Event, Payload, answers};
-use catena_net::{Frame, FrameSender, connect};
+use catena_net::{Frame, FrameSender, Security, connect};
 use catena_types::limits::{MAX_CHUNK, MAX_KEY, valid_chunk_size};
 use catena_types::{Code, Failure, Incarnation, NodeId, ShardId, TargetId};
 use catena_wire::header::Kind;
@@ -148,18 +148,12 @@ impl Shard {
 
     fn open_link(&mut self, peer: PeerKey, addr: String, incarnation: Incarnation) {
         let Some(identity) = &self.identity else { return };
-        let hello = Hello {
-            protocol: 0,
-            cluster: identity.cluster,
-            node: identity.node,
-            shard: self.number,
-            incarnation: identity.incarnation,
-            epoch: 0,
-        };
+        let hello = Hello { shard: self.number, ..crate::control::hello(identity) };
         let dialer = Dialer {
             peer,
             addr: addr.clone(),
             hello,
+            security: self.security.clone(),
             arena: self.arena.clone(),
             inbox: self.inbox.clone(),
             next_conn: self.next_conn.clone(),
@@ -202,6 +196,7 @@ impl Shard {
         if let Some(payload) = payload {
             frame = frame.with_payload(payload.data, payload.crc);
         }
+        self.status.sent_bytes += frame.wire_len() as u64;
         if let Err(e) = conn.sender.send(frame) {
             tracing::debug!(shard = self.number, "message to target {} dropped: {e}", msg.to);
         }
@@ -246,6 +241,7 @@ struct Dialer {
     peer: PeerKey,
     addr: String,
     hello: Hello,
+    security: Security,
     arena: Arena,
     inbox: mpsc::UnboundedSender<Inbox>,
     next_conn: Rc<Cell<ConnId>>,
@@ -257,7 +253,7 @@ impl Dialer {
         loop {
             let conn = super::next_id(&self.next_conn);
             let hello = Hello { epoch: conn, ..self.hello.clone() };
-            match connect(&self.addr, hello, self.arena.clone(), CONNECT).await {
+            match connect(&self.addr, hello, &self.security, self.arena.clone(), CONNECT).await {
                 Ok((sender, receiver, reply)) if reply.node == self.peer.node => {
                     pause = BACKOFF.0;
                     let (peer, incarnation) = (self.peer, reply.incarnation);

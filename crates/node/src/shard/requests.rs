@@ -14,6 +14,7 @@ use catena_wire::header::Kind;
 use super::admission::Cost;
 use super::{ConnId, Shard, Waiting};
 use crate::clock::now;
+use crate::status::Served;
 
 /// How long a read without a deadline may wait, in nanoseconds.
 const READ_NS: Time = 30_000_000_000;
@@ -41,7 +42,7 @@ impl Shard {
         };
         let target = target.ok_or_else(|| unknown(format!("no target of chain {} is on this shard", request.chain)))?;
         let cost = Cost::Update(frame.payload.len());
-        let number = self.admit(conn, frame, cost)?;
+        let number = self.admit(conn, frame, cost, Served::Update)?;
         let payload = Payload { data: frame.payload.clone(), len: frame.payload.len() as u32, crc: frame.payload_crc };
         let update = ClientUpdate {
             request: number,
@@ -63,7 +64,7 @@ impl Shard {
         let request: ReadRequest = decode(frame)?;
         let key = check_key(&request.key)?;
         self.check_target(request.target, Some(request.chain))?;
-        let number = self.admit(conn, frame, Cost::Read)?;
+        let number = self.admit(conn, frame, Cost::Read, Served::Read)?;
         let patience = frame.deadline.map_or(READ_NS, |d| Time::try_from(d.as_nanos()).unwrap_or(READ_NS));
         let read = ClientRead {
             request: number,
@@ -84,7 +85,7 @@ impl Shard {
             return Err(invalid(format!("prefix or start is longer than a key can be ({MAX_KEY} bytes)")));
         }
         self.check_target(request.target, Some(request.chain))?;
-        let number = self.admit(conn, frame, Cost::Read)?;
+        let number = self.admit(conn, frame, Cost::Read, Served::List)?;
         let limit = if request.limit == 0 { MAX_PAGE } else { request.limit.min(MAX_PAGE) };
         let list = ClientList {
             request: number,
@@ -129,12 +130,13 @@ impl Shard {
         }
     }
 
-    fn admit(&mut self, conn: ConnId, frame: &Frame, cost: Cost) -> Result<u64, Failure> {
+    fn admit(&mut self, conn: ConnId, frame: &Frame, cost: Cost, served: Served) -> Result<u64, Failure> {
         let queued = self.conns.get(&conn).map_or(0, |c| c.sender.queued_bytes());
         self.admission.begin(&self.limits, cost, queued)?;
         let number = self.next_request;
         self.next_request += 1;
-        self.waiting.insert(number, Waiting { conn, id: frame.request_id, trace: frame.trace_id, cost });
+        let (id, trace) = (frame.request_id, frame.trace_id);
+        self.waiting.insert(number, Waiting { conn, id, trace, cost, served, since: now() });
         Ok(number)
     }
 

@@ -307,6 +307,9 @@ impl Targets {
             space: t.space(),
             replica: *t.replica.counters(),
             engine: t.opened.as_ref().map(|o| o.store.stats()).unwrap_or_default(),
+            gauges: t.opened.as_ref().map(|o| o.store.gauges()).unwrap_or_default(),
+            store: t.opened.as_ref().map(|o| crate::status::store_report(&o.store)),
+            histograms: t.opened.iter().flat_map(|o| crate::status::histograms(&o.store)).map(|(n, h)| (n, h.clone())).collect(),
         };
         self.list.iter().map(status).collect()
     }

@@ -135,10 +135,11 @@ async fn open(config: &ShardConfig, inbox: mpsc::UnboundedSender<Inbox>) -> Resu
         }
     }
     let addr = SocketAddr::new(node.listen, node.port(config.number));
-    let listener = Listener::bind(addr, arena.clone()).await?;
+    let listener = Listener::bind(addr, node.security.clone(), arena.clone()).await?;
     let shard = Shard {
         number: config.number,
         limits: node.limits.clone(),
+        security: node.security.clone(),
         arena,
         storage,
         inbox,

@@ -1,7 +1,7 @@
 //! Whole nodes with a real manager: the write path, reads, membership, restarts.
 
 use crate::support::{CHUNK, Cluster, LONG};
-use catena_net::Rpc;
+use catena_net::{Rpc, Security};
 use catena_node::{Node, NodeError};
 use catena_types::crc::crc32c;
 use catena_types::{Code, Op, PublicState};
@@ -218,10 +218,11 @@ async fn a_stranger_and_a_wrong_cluster_are_refused_at_the_shard() {
     let cluster = Cluster::start(1, 1).await;
     let addr = cluster.nodes[&1].shard_addrs()[0].clone();
     let hello = Hello { cluster: 0xbad, ..Hello::default() };
-    let error = Rpc::connect(&addr, hello, catena_arena::Arena::new(0), LONG).await.err().expect("refused");
+    let error = Rpc::connect(&addr, hello, &Security::default(), catena_arena::Arena::new(0), LONG).await.err().expect("refused");
     assert_eq!(error.failure().map(|f| f.code()), Some(Code::WrongCluster));
     // A manager's request does not belong here: the connection ends, the node lives.
-    let rpc = Rpc::connect(&addr, Hello::default(), catena_arena::Arena::new(0), LONG).await.expect("accepted");
+    let rpc =
+        Rpc::connect(&addr, Hello::default(), &Security::default(), catena_arena::Arena::new(0), LONG).await.expect("accepted");
     let request = catena_wire::manager::StatusRequest {};
     let result = rpc.call::<_, catena_wire::manager::StatusReply>(Kind::Status, &request, LONG).await;
     assert!(result.is_err());

@@ -2,7 +2,7 @@
 
 use crate::support::{CHUNK, Cluster, LONG};
 use catena_arena::Arena;
-use catena_net::{Frame, FrameReceiver, FrameSender, NetError, connect};
+use catena_net::{Frame, FrameReceiver, FrameSender, NetError, Security, connect};
 use catena_node::{NodeConfig, NodeStatus};
 use catena_types::crc::crc32c;
 use catena_types::{Code, Op, Routing};
@@ -20,8 +20,8 @@ async fn pose_as(
     incarnation: u64,
     epoch: u64,
 ) -> Result<(FrameSender, FrameReceiver), NetError> {
-    let hello = Hello { protocol: 0, cluster: routing.cluster, node, shard: 0, incarnation, epoch };
-    let (sender, receiver, _) = connect(addr, hello, Arena::new(1 << 20), LONG).await?;
+    let hello = Hello { cluster: routing.cluster, node, incarnation, epoch, ..Hello::default() };
+    let (sender, receiver, _) = connect(addr, hello, &Security::default(), Arena::new(1 << 20), LONG).await?;
     Ok((sender, receiver))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use catena_arena::Arena;
 use catena_manager::{Manager, ManagerConfig, ManagerHandle, StoreChoice};
-use catena_net::Rpc;
+use catena_net::{Rpc, Security};
 use catena_node::{Node, NodeConfig, NodeHandle, NodeStatus};
 use catena_types::crc::crc32c;
 use catena_types::{Chain, Code, Failure, Op, PublicState, Routing, Tag, TargetId};
@@ -67,7 +67,8 @@ impl Cluster {
         if let Some(rpc) = self.rpcs.get(addr).filter(|r| !r.is_closed()) {
             return rpc.clone();
         }
-        let rpc = Rpc::connect(addr, Hello::default(), Arena::new(64 << 20), LONG).await.expect("a connection");
+        let rpc =
+            Rpc::connect(addr, Hello::default(), &Security::default(), Arena::new(64 << 20), LONG).await.expect("a connection");
         self.rpcs.insert(addr.to_owned(), rpc.clone());
         rpc
     }

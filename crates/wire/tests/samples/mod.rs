@@ -7,7 +7,7 @@ use catena_types::{
 };
 use catena_wire::client::*;
 use catena_wire::header::Kind;
-use catena_wire::hello::{Hello, HelloReply};
+use catena_wire::hello::{Challenge, Hello, HelloReply, Proof};
 use catena_wire::manager::*;
 use catena_wire::peer::*;
 use prost::Message;
@@ -74,9 +74,25 @@ fn meta() -> ChunkMeta {
 }
 
 fn hello() -> Vec<Sample> {
-    let hello = Hello { protocol: 1, cluster: 0xc1c2_c3c4, node: 2, shard: 1, incarnation: 9, epoch: 17 };
+    let (nonce, secret_id) = (vec![0x5a; 32], vec![1, 2, 3, 4, 5, 6, 7, 8]);
+    let hello = Hello {
+        protocol: 1,
+        cluster: 0xc1c2_c3c4,
+        node: 2,
+        shard: 1,
+        incarnation: 9,
+        epoch: 17,
+        nonce: nonce.clone(),
+        secret_id,
+    };
     let reply = HelloReply { failure: failure(), protocol: 1, cluster: 0xc1c2_c3c4, node: 3, incarnation: 8 };
-    vec![sample("Hello", Kind::Hello, hello), sample("HelloReply", Kind::HelloReply, reply)]
+    let proof = vec![0xa5; 32];
+    vec![
+        sample("Hello", Kind::Hello, hello),
+        sample("HelloReply", Kind::HelloReply, reply),
+        sample("Challenge", Kind::Challenge, Challenge { nonce, proof: proof.clone() }),
+        sample("Proof", Kind::Proof, Proof { proof }),
+    ]
 }
 
 fn client() -> Vec<Sample> {

@@ -1,0 +1,114 @@
+//! What operators see, on real processes: metrics, health and status over HTTP, and the dashboard made for them.
+
+#[allow(dead_code, reason = "each test binary uses its part")]
+#[path = "real/cluster.rs"]
+mod cluster;
+#[path = "ops/exposition.rs"]
+mod exposition;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use cluster::Cluster;
+use serde_json::Value;
+
+/// Status and body of a GET.
+fn get(addr: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(addr).expect("somebody listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer in UTF-8");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+    (status, body.to_owned())
+}
+
+/// Where a process serves HTTP, as its log says last.
+fn http_of(log: &str) -> Option<String> {
+    let line = log.lines().rev().find_map(|l| l.strip_prefix("http at http://"))?;
+    line.split('/').next().map(str::to_owned)
+}
+
+const HTTP: &[&str] = &["--http", "127.0.0.1:0"];
+
+/// Every word of the dashboard that looks like one of our metrics.
+fn names_in_dashboard() -> BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/grafana/catena.json");
+    let dashboard: Value = serde_json::from_slice(&std::fs::read(path).expect("it is there")).expect("JSON");
+    let mut names = BTreeSet::new();
+    let mut rest = vec![&dashboard];
+    while let Some(value) = rest.pop() {
+        match value {
+            Value::Object(fields) => {
+                for query in ["expr", "query", "definition"].iter().filter_map(|f| fields.get(*f)?.as_str()) {
+                    let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                    names.extend(words.filter(|w| w.starts_with("catena_") || w.starts_with("process_")).map(str::to_owned));
+                }
+                rest.extend(fields.values());
+            }
+            Value::Array(values) => rest.extend(values),
+            _ => {}
+        }
+    }
+    names
+}
+
+#[test]
+fn metrics_are_well_formed_and_the_dashboard_asks_for_nothing_else() {
+    let cluster = Cluster::with_services(2, HTTP, HTTP, |_| Vec::new());
+    cluster.ok(&["chunk", "write", "greeting", "--data", "hello"]);
+    cluster.ok(&["chunk", "read", "greeting"]);
+    let mut names = BTreeSet::new();
+    let mut updates = 0.0;
+    for process in ["node1", "node2", "manager0"] {
+        let addr = http_of(&cluster.log(process)).expect("it says where");
+        let (status, text) = get(&addr, "/metrics");
+        assert_eq!(status, 200);
+        assert!(!text.contains("greeting"), "no keys: {text}");
+        let metrics = exposition::read(&text).unwrap_or_else(|e| panic!("{process}: {e}"));
+        for (name, metric) in &metrics {
+            assert!(!metric.samples.is_empty(), "{name} of {process} has no samples");
+            names.extend(metric.samples.keys().map(|id| id.split('{').next().unwrap_or(id).to_owned()));
+            if name == "catena_request_duration_seconds" {
+                let of_updates = |id: &str| id.starts_with("catena_request_duration_seconds_count") && id.contains("update");
+                updates += metric.samples.iter().filter(|(id, _)| of_updates(id)).map(|(_, v)| v).sum::<f64>();
+            }
+        }
+        assert_eq!(get(&addr, "/healthz"), (200, "ok\n".to_owned()), "{process}");
+        assert_eq!(get(&addr, "/").0, 404);
+        let status: Value = serde_json::from_str(&get(&addr, "/status").1).expect("JSON");
+        assert_eq!(status["fault"], Value::Null, "{process}: {status}");
+    }
+    assert!(updates >= 1.0, "the update is counted at the head");
+    let asked = names_in_dashboard();
+    assert!(asked.len() > 10, "{asked:?}");
+    let unknown: Vec<_> = asked.difference(&names).collect();
+    assert!(unknown.is_empty(), "no process has {unknown:?}");
+}
+
+#[test]
+fn whoever_cannot_serve_answers_503_and_says_why() {
+    let mut cluster = Cluster::with_services(1, HTTP, HTTP, |_| Vec::new());
+    let node = http_of(&cluster.log("node1")).expect("it says where");
+    cluster.kill_manager();
+    cluster.eventually("the lease ends", |_| get(&node, "/healthz").0 == 503);
+    let (_, why) = get(&node, "/healthz");
+    assert!(why.contains("no lease") && why.contains(&cluster.manager), "{why}");
+    cluster.start_manager();
+    cluster.eventually("there is a lease again", |_| get(&node, "/healthz").0 == 200);
+
+    // A manager that nothing is known to be elected beside.
+    let args = ["manager", "--etcd", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", "off"];
+    let mut manager = Command::new(env!("CARGO_BIN_EXE_catena"));
+    let mut manager = manager.args(args).stdout(Stdio::piped()).spawn().expect("the binary starts");
+    let mut said = String::new();
+    let mut out = std::io::BufReader::new(manager.stdout.take().expect("piped"));
+    std::io::BufRead::read_line(&mut out, &mut said).expect("it says where");
+    let answer = get(&http_of(&said).expect("it says where"), "/healthz");
+    manager.kill().expect("it runs");
+    manager.wait().expect("it ended");
+    assert_eq!(answer.0, 503, "{answer:?}");
+}
