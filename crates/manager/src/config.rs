@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use catena_cluster::state::{MAX_MOVES, REPLACE_AFTER_MS};
+
 use crate::etcd::EtcdConfig;
 
 /// Where the state of the cluster is kept.
@@ -27,6 +29,10 @@ pub struct ManagerConfig {
     pub lease_ms: u32,
     /// Time between the heartbeats of a node in milliseconds; several must fit into a lease.
     pub heartbeat_ms: u32,
+    /// Time after which a target that is out is replaced by another one, in milliseconds.
+    pub replace_after_ms: u64,
+    /// Most replicas that move at a time, in the whole cluster.
+    pub max_moves: u32,
 }
 
 impl ManagerConfig {
@@ -37,7 +43,8 @@ impl ManagerConfig {
             StoreChoice::Directory(_) => 1500,
             StoreChoice::Etcd(_) => 5000,
         };
-        ManagerConfig { store, listen, advertise: None, lease_ms, heartbeat_ms: 300 }
+        let (replace_after_ms, max_moves) = (REPLACE_AFTER_MS, MAX_MOVES);
+        ManagerConfig { store, listen, advertise: None, lease_ms, heartbeat_ms: 300, replace_after_ms, max_moves }
     }
 
     /// Whether the configuration makes sense; `Err` says what does not.

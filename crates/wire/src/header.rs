@@ -81,11 +81,15 @@ pub enum Kind {
     Status = 40,
     /// [`crate::manager::StatusReply`]
     StatusReply = 41,
+    /// [`crate::manager::AdminRequest`]
+    Admin = 42,
+    /// [`crate::manager::AdminReply`]
+    AdminReply = 43,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 25] = [
         Kind::Hello,
         Kind::HelloReply,
         Kind::Peer,
@@ -109,6 +113,8 @@ impl Kind {
         Kind::InitReply,
         Kind::Status,
         Kind::StatusReply,
+        Kind::Admin,
+        Kind::AdminReply,
     ];
 
     /// The kind of that number.
@@ -137,6 +143,7 @@ impl Kind {
                 | RoutingReply
                 | InitReply
                 | StatusReply
+                | AdminReply
         )
     }
 }
