@@ -170,6 +170,7 @@ mod tests {
             incarnation: 1,
             shard_addrs: vec![format!("{}:{}", hosts[id as usize - 1], 7000 + id)],
             alive: true,
+            rack: String::new(),
         };
         let target = |id: u32| TargetInfo { id, node: id, shard: 0, uuid: vec![], chain: 1 };
         let routing = Routing {

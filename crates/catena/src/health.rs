@@ -8,9 +8,9 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Grade {
-    /// Every chain has all its replicas, every node is alive.
+    /// Every chain has all its replicas, every node that holds some is alive.
     Healthy,
-    /// Everything can be read and written, but with fewer replicas, or with a node missing.
+    /// Everything can be read and written, but with fewer replicas, or with a node missing that holds some.
     Degraded,
     /// Some chunks cannot be read or written, or there is no chain table.
     Unavailable,
@@ -36,16 +36,25 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Judges a routing.
+    /// Judges a routing: a chain is to have as many replicas as it has members.
     pub(crate) fn of(routing: &Routing) -> Health {
+        Health::with_replicas(routing, 0)
+    }
+
+    /// The same for chains of so many replicas (0: as many as members): one that comes in addition may still be missing.
+    fn with_replicas(routing: &Routing, replicas: usize) -> Health {
         let serving = |chain: &Chain| chain.serving().count();
         let chains = &routing.chains;
-        let chains_full = chains.iter().filter(|c| !c.members.is_empty() && serving(c) == c.members.len()).count();
+        let wanted = |chain: &Chain| if replicas > 0 { replicas } else { chain.members.len() };
+        let chains_full = chains.iter().filter(|c| !c.members.is_empty() && serving(c) >= wanted(c)).count();
         let chains_unavailable = chains.iter().filter(|c| serving(c) == 0).count();
         let nodes_alive = routing.nodes.iter().filter(|n| n.alive).count();
+        // A node that was emptied, or whose replicas were replaced, is missed by nobody.
+        let holds = |node: u32| routing.targets.iter().any(|t| t.node == node && t.chain != 0);
+        let missed = routing.nodes.iter().any(|n| !n.alive && holds(n.id));
         let grade = match () {
             () if routing.table.is_empty() || chains_unavailable > 0 => Grade::Unavailable,
-            () if chains_full < chains.len() || nodes_alive < routing.nodes.len() => Grade::Degraded,
+            () if chains_full < chains.len() || missed => Grade::Degraded,
             () => Grade::Healthy,
         };
         Health {
@@ -61,7 +70,7 @@ impl Health {
 
     /// Judges a status.
     pub(crate) fn of_status(status: &StatusReply) -> Health {
-        Health::of(&status.routing)
+        Health::with_replicas(&status.routing, status.replicas as usize)
     }
 }
 
@@ -79,7 +88,7 @@ pub(crate) fn state_word(state: PublicState) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use catena_types::{Member, NodeInfo};
+    use catena_types::{Member, NodeInfo, TargetInfo};
 
     fn routing(states: &[&[PublicState]], alive: &[bool]) -> Routing {
         let members = |states: &&[PublicState]| -> Vec<Member> {
@@ -87,13 +96,19 @@ mod tests {
             states.iter().enumerate().map(member).collect()
         };
         let chains = states.iter().enumerate().map(|(i, s)| Chain { id: i as u32 + 1, chain_ver: 1, members: members(s) });
-        let node = |(i, &alive): (usize, &bool)| NodeInfo { id: i as u32 + 1, incarnation: 1, shard_addrs: vec![], alive };
+        let node = |(i, &alive): (usize, &bool)| NodeInfo {
+            id: i as u32 + 1,
+            incarnation: 1,
+            shard_addrs: vec![],
+            alive,
+            rack: String::new(),
+        };
         let chains: Vec<Chain> = chains.collect();
         Routing {
             version: 1,
             cluster: 1,
             nodes: alive.iter().enumerate().map(node).collect(),
-            targets: vec![],
+            targets: (1..=alive.len() as u32).map(|id| TargetInfo { id, node: id, chain: 1, ..TargetInfo::default() }).collect(),
             table: chains.iter().map(|c| c.id).collect(),
             chains,
         }

@@ -4,7 +4,7 @@
 //! at a time and carries out the [`Command`]s in order. The time given is read *after* the event was received, so that
 //! a pause can only make a lease look older. Payloads are opaque: the state machine passes them on, it never looks in.
 
-use catena_types::{Chain, ChunkKey, Done, LocalState, Op, Precondition, Tag, TargetId, Time};
+use catena_types::{Chain, ChainId, ChunkKey, Done, LocalState, Op, Precondition, Tag, TargetId, Time};
 use catena_wire::client::{ListReply, ReadReply, UpdateReply};
 use catena_wire::manager::SyncProgress;
 use catena_wire::peer::PeerMsg;
@@ -229,7 +229,9 @@ pub fn answers(msg: &PeerMsg) -> bool {
 pub struct Report {
     /// State.
     pub state: LocalState,
-    /// Chain version adopted: the one the state is about.
+    /// Chain adopted; 0 if none was.
+    pub chain: ChainId,
+    /// Its version: the one the state is about.
     pub chain_ver: u64,
     /// As source: why the sync under `chain_ver` was given up; empty if it was not.
     pub sync_failed: String,

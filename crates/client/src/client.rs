@@ -8,7 +8,7 @@ use bytes::Bytes;
 use catena_types::{ChainId, ClientId, PublicState, Routing, TargetId};
 use catena_wire::client::{InspectReply, InspectRequest, TargetReply, TargetRequest};
 use catena_wire::header::Kind;
-use catena_wire::manager::{InitReply, InitRequest, StatusReply, StatusRequest};
+use catena_wire::manager::{AdminReply, AdminRequest, InitReply, InitRequest, ReplicaMove, StatusReply, StatusRequest, Task};
 use tokio::task::AbortHandle;
 
 use crate::api::*;
@@ -248,14 +248,23 @@ impl Client {
     }
 
     /// Makes the chain table: chains of `replicas` targets each, once `nodes` nodes are registered (waited for until the
-    /// deadline). Returns the number of chains.
+    /// deadline), with `spare` targets of each node left in no chain. Returns the number of chains.
     ///
     /// # Errors
     /// What the manager answers; `NoManager` when none of them answers before the deadline.
-    pub async fn init(&self, replicas: u32, nodes: u32) -> Result<u32, Error> {
-        let reply: InitReply = self.ask_manager(Kind::Init, &InitRequest { replicas, nodes }).await?;
+    pub async fn init(&self, replicas: u32, nodes: u32, spare: u32) -> Result<u32, Error> {
+        let reply: InitReply = self.ask_manager(Kind::Init, &InitRequest { replicas, nodes, spare }).await?;
         self.refresh_routing().await?;
         Ok(reply.chains)
+    }
+
+    /// Asks for a change of who holds what. Returns what moves because of it, as far as it has begun; it goes on by itself.
+    ///
+    /// # Errors
+    /// What the manager answers; `NoManager` when none of them answers before the deadline.
+    pub async fn admin(&self, task: Task) -> Result<Vec<ReplicaMove>, Error> {
+        let reply: AdminReply = self.ask_manager(Kind::Admin, &AdminRequest { task: Some(task) }).await?;
+        Ok(reply.moves)
     }
 
     async fn ask_manager<Req: prost::Message, Rep: crate::managers::Reply>(

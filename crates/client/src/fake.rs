@@ -102,7 +102,7 @@ impl Fake {
         let mut routing = Routing { version: 1, cluster: 7, ..Routing::default() };
         for id in 1..=nodes {
             let addr = fake.listen(id).await;
-            routing.nodes.push(NodeInfo { id, incarnation: 1, shard_addrs: vec![addr], alive: true });
+            routing.nodes.push(NodeInfo { id, incarnation: 1, shard_addrs: vec![addr], alive: true, rack: String::new() });
         }
         for id in 1..=chains {
             let member = |n| Member { target: target(id, n), state: PublicState::Serving as i32, chosen: false };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use catena_types::{Class, Failure, Time};
 use catena_wire::client::{InspectReply, ListReply, ReadReply, TargetReply, UpdateReply};
 use catena_wire::header::Kind;
-use catena_wire::manager::{InitReply, RoutingReply, StatusReply};
+use catena_wire::manager::{AdminReply, InitReply, RoutingReply, StatusReply};
 
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
@@ -28,7 +28,7 @@ pub(crate) trait Reply: prost::Message + Default {
 macro_rules! replies {
     ($($t:ty),*) => { $(impl Reply for $t { fn failure(&self) -> Option<&Failure> { self.failure.as_ref() } })* };
 }
-replies!(UpdateReply, ReadReply, ListReply, InspectReply, TargetReply, RoutingReply, InitReply, StatusReply);
+replies!(AdminReply, UpdateReply, ReadReply, ListReply, InspectReply, TargetReply, RoutingReply, InitReply, StatusReply);
 
 /// The managers known, the one that answered last first. Others that these name are learned.
 pub(crate) struct Managers(Mutex<Vec<String>>);

@@ -309,7 +309,7 @@ async fn a_cluster_without_chain_table_says_what_to_do() {
     let e = c.write(b"k", 0, "x", &opts()).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::NotInitialized);
     assert!(e.to_string().contains("catena admin init"), "{e}");
-    assert_eq!(c.init(1, 1).await.unwrap(), 2);
+    assert_eq!(c.init(1, 1, 0).await.unwrap(), 2);
     c.write(b"k", 0, "x", &opts()).await.unwrap();
 }
 

@@ -1,6 +1,6 @@
 //! What becomes of a chain, given what is known of its targets: one pure function.
 //!
-//! Rules are applied in the order promotions, removals, revival, new SYNCING. `transitions.md`, beside the tests, is
+//! Rules are applied in the order promotions, removals, departures, revival, new SYNCING. `transitions.md`, beside the tests, is
 //! their table: documentation and test in one. What must hold after every step is written down in [`check_chain`].
 
 use std::collections::BTreeMap;
@@ -35,6 +35,10 @@ pub struct TargetFacts {
     pub backing_off: bool,
     /// It is the replica the chain knows, not an empty replacement.
     pub uuid_matches: bool,
+    /// It is to leave the chain as soon as the chain has all its replicas without it.
+    pub leaving: bool,
+    /// It is out for so long that nobody waits for it, and another one that serves has taken its place.
+    pub replaced: bool,
 }
 
 impl Default for TargetFacts {
@@ -46,6 +50,8 @@ impl Default for TargetFacts {
             sync_failed: false,
             backing_off: false,
             uuid_matches: true,
+            leaving: false,
+            replaced: false,
         }
     }
 }
@@ -59,24 +65,41 @@ pub fn failed_sink(chain: &Chain, facts: &Facts) -> Option<TargetId> {
     (source.sync_failed && source.about == chain.chain_ver).then(|| chain.syncing()).flatten()
 }
 
-/// The chain after one evaluation; `None` if nothing changes. The chain version grows by one if and only if the
-/// ordered list of SERVING, LASTSRV and SYNCING members does.
-pub fn next_chain(chain: &Chain, facts: &Facts) -> Option<Chain> {
+/// The chain after one evaluation, which is to have so many replicas; `None` if nothing changes. The chain version grows
+/// by one if and only if the ordered list of SERVING, LASTSRV and SYNCING members does.
+pub fn next_chain(chain: &Chain, facts: &Facts, replicas: usize) -> Option<Chain> {
     let mut step = Step { ver: chain.chain_ver, facts, failed: failed_sink(chain, facts), members: chain.members.clone() };
     step.promote();
     step.remove();
+    step.depart(replicas);
     step.revive();
     step.start_sync();
-    step.members.sort_by_key(|m| m.state());
-    if step.members == chain.members {
+    changed(chain, step.members)
+}
+
+/// The chain with one more member, which has to be brought up to date; `None` if it is one already.
+pub fn with_member(chain: &Chain, target: TargetId) -> Option<Chain> {
+    let newcomer = Member { target, state: PublicState::Offline as i32, chosen: false };
+    let members = chain.members.iter().copied().chain([newcomer]).collect();
+    chain.state_of(target).is_none().then(|| changed(chain, members)).flatten()
+}
+
+/// The chain without a member that others need not: one that neither serves nor may revive it. `None` for any other.
+pub fn without_member(chain: &Chain, target: TargetId) -> Option<Chain> {
+    let needless = chain.state_of(target)? >= PublicState::Syncing;
+    let members = chain.members.iter().copied().filter(|m| m.target != target).collect();
+    needless.then(|| changed(chain, members)).flatten()
+}
+
+/// The chain with these members in order, if they are others.
+fn changed(chain: &Chain, mut members: Vec<Member>) -> Option<Chain> {
+    members.sort_by_key(|m| m.state());
+    if members == chain.members {
         return None;
     }
-    let grown = weighty(&step.members) != weighty(&chain.members);
-    Some(Chain {
-        id: chain.id,
-        chain_ver: chain.chain_ver + u64::from(grown && !is(Mutation::KeepVersion)),
-        members: step.members,
-    })
+    let grown = weighty(&members) != weighty(&chain.members);
+    let chain_ver = chain.chain_ver + u64::from(grown && !is(Mutation::KeepVersion));
+    Some(Chain { id: chain.id, chain_ver, members })
 }
 
 /// The members whose order and states make a chain version.
@@ -178,6 +201,17 @@ impl Step<'_> {
         }
     }
 
+    /// A member on its way out goes when the others are as many as there must be, or when it was replaced. While it serves
+    /// it stays: like anybody else it must be out first.
+    fn depart(&mut self, replicas: usize) {
+        let facts = self.facts;
+        let serving = self.in_state(PublicState::Serving).len();
+        let full = serving >= replicas || (serving > 0 && is(Mutation::DepartEarly));
+        let gone = |m: &Member| m.state() > PublicState::LastSrv || is(Mutation::DepartServing);
+        let leaving = |m: &Member| facts.get(&m.target).is_some_and(|f| f.leaving && (full || f.replaced));
+        self.members.retain(|m| !(gone(m) && leaving(m)));
+    }
+
     /// Somebody of the last serving set is chosen. It serves only after it has opened under the version that says so,
     /// so that a member that dies on the way leaves the set whole.
     fn revive(&mut self) {
@@ -209,11 +243,13 @@ impl Step<'_> {
         if !self.anybody(PublicState::Serving) || (self.anybody(PublicState::Syncing) && !is(Mutation::TwoSyncing)) {
             return;
         }
-        let next = self.in_state(PublicState::Waiting).into_iter().find(|&t| {
-            let f = self.facts(t);
-            f.life == Life::Alive && f.uuid_matches && !f.backing_off && self.failed != Some(t)
-        });
-        if let Some(next) = next {
+        let able = |t: &TargetId| {
+            let f = self.facts(*t);
+            f.life == Life::Alive && f.uuid_matches && !f.backing_off && self.failed != Some(*t)
+        };
+        // Whoever stays goes before whoever leaves; else in order.
+        let waiting = self.in_state(PublicState::Waiting).into_iter().filter(able);
+        if let Some(next) = waiting.min_by_key(|&t| self.facts(t).leaving) {
             self.set(next, PublicState::Syncing);
         }
     }

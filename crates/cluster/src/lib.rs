@@ -9,10 +9,12 @@
 //! - [`primary`]: the term of an elected manager, and answers beside a store that takes its time.
 //! - [`changes`]: routing for whoever has most of it already.
 //! - [`placement`]: chains out of free targets.
+//! - [`balance`]: which replica to move where, so that loads are even.
 //!
 //! What must hold: a chain always has a SERVING member or a last serving set; a SERVING member leaves only when it
 //! surely serves no more; a target whose memory is gone gets no lease before its removal is part of the state.
 
+pub mod balance;
 pub mod chain;
 pub mod changes;
 pub mod manager;
@@ -21,9 +23,9 @@ pub mod placement;
 pub mod primary;
 pub mod state;
 
-pub use chain::{Facts, Life, TargetFacts, check_chain, next_chain};
+pub use chain::{Facts, Life, TargetFacts, check_chain, next_chain, with_member, without_member};
 pub use changes::Changes;
 pub use manager::{Manager, Outcome};
 pub use placement::{PlacementError, make_chains};
 pub use primary::{Primary, Verdict};
-pub use state::{NodeRow, Opening, Settings, State, TargetRow};
+pub use state::{Move, NodeRow, Opening, Settings, State, TargetRow};

@@ -20,6 +20,10 @@ catena_types::mutations! {
     UncheckedChain,
     /// `chain`: the chain version does not grow.
     KeepVersion,
+    /// `chain`: a member on its way out goes before the chain is full without it.
+    DepartEarly,
+    /// `chain`: a member on its way out goes although it still serves.
+    DepartServing,
     /// `mod`: a new manager starts with routing of an older version.
     VersionBack,
     /// `mod`: a new manager does not wait until the leases it knows nothing of have ended.
@@ -34,6 +38,12 @@ catena_types::mutations! {
     GrantBeforeRemoval,
     /// `heartbeat`: a heartbeat counts that is older than the last.
     OldHeartbeats,
+    /// `hearing`: a report about one chain counts for another that its target was moved to.
+    ReportOfAnyChain,
+    /// `heartbeat`: a member on its way out goes on getting leases.
+    GrantToLeaving,
+    /// `moves`: a target that is out for too long is not replaced.
+    NeverReplace,
     /// `register`: an empty disk is taken for the one it replaces.
     AnyDisk,
 }

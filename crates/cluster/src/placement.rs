@@ -1,13 +1,16 @@
 //! Chains out of free targets.
 //!
-//! As many chains as possible, each on distinct nodes, every target in at most one; heads and tails even over the
-//! nodes, since heads take the writes and tails the version queries; and nodes paired with as many others as possible,
-//! so that what a lost node held is brought back from all of them. Deterministic and pinned by golden vectors.
+//! As many chains as possible, each on distinct nodes, every target in at most one; each in
+//! distinct racks, or in all of them if there are fewer than replicas; heads and tails even over the nodes, since
+//! heads take the writes and tails the version queries; and nodes paired evenly with as many others as possible, so that
+//! what a lost node held is brought back from all of them. Deterministic and pinned by golden vectors.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use catena_types::{NodeId, TargetId};
+
+use crate::balance::same_rack;
 
 /// Why no chain can be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,19 +37,27 @@ fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-/// Chains of `replicas` targets each, head first, from the free targets of each node.
+/// Chains of `replicas` targets each, head first, from the free targets of each node. Nodes in the same rack (one with a
+/// name) may fail together.
 ///
 /// # Errors
 /// Too few nodes have a free target for even one chain.
-pub fn make_chains(free: &BTreeMap<NodeId, Vec<TargetId>>, replicas: usize) -> Result<Vec<Vec<TargetId>>, PlacementError> {
-    let mut nodes: Vec<Node> =
-        free.iter().filter(|(_, t)| !t.is_empty()).map(|(&id, t)| Node { id, free: t.clone(), used: 0 }).collect();
+pub fn make_chains(
+    free: &BTreeMap<NodeId, Vec<TargetId>>,
+    racks: &BTreeMap<NodeId, String>,
+    replicas: usize,
+) -> Result<Vec<Vec<TargetId>>, PlacementError> {
+    let with_room: Vec<(NodeId, &Vec<TargetId>)> = free.iter().filter(|(_, t)| !t.is_empty()).map(|(&id, t)| (id, t)).collect();
+    // A rack goes by its first node.
+    let rack = |id| with_room.iter().position(|(other, _)| same_rack(racks, id, *other)).unwrap_or_default();
+    let mut nodes: Vec<Node> = with_room.iter().map(|&(id, t)| Node { id, rack: rack(id), free: t.clone(), used: 0 }).collect();
+    let racks = nodes.iter().enumerate().filter(|(n, node)| node.rack == *n).count();
     if replicas == 0 || nodes.len() < replicas {
         return Err(PlacementError { replicas, nodes_with_room: nodes.len() });
     }
     let mut pairs = BTreeMap::new();
     let mut chains = Vec::new();
-    while let Some(members) = pick_nodes(&nodes, replicas, chains.len(), &pairs) {
+    while let Some(members) = pick_nodes(&nodes, replicas, racks, chains.len(), &pairs) {
         for &a in &members {
             nodes[a].used += 1;
             members.iter().filter(|&&b| b != a).for_each(|&b| *pairs.entry((a, b)).or_insert(0) += 1);
@@ -64,6 +75,8 @@ pub fn make_chains(free: &BTreeMap<NodeId, Vec<TargetId>>, replicas: usize) -> R
 
 struct Node {
     id: NodeId,
+    /// The same number for nodes of the same rack.
+    rack: usize,
     free: Vec<TargetId>,
     used: usize,
 }
@@ -71,17 +84,22 @@ struct Node {
 /// How often two nodes share a chain.
 type Pairs = BTreeMap<(usize, usize), usize>;
 
-/// Nodes of the next chain. Taking those with most targets left makes as many chains as can be made; among equals,
-/// those that share the fewest chains with the ones already taken, and in rotation.
-fn pick_nodes(nodes: &[Node], replicas: usize, round: usize, pairs: &Pairs) -> Option<Vec<usize>> {
+/// Nodes of the next chain. Racks with fewest replicas of it come first; taking then those racks and nodes with most
+/// targets left makes as many chains as can be made; among equals, nodes that share the fewest chains with the ones
+/// already taken, and in rotation.
+fn pick_nodes(nodes: &[Node], replicas: usize, racks: usize, round: usize, pairs: &Pairs) -> Option<Vec<usize>> {
+    let left = |n: &Node| n.free.len() - n.used;
+    let in_rack = |rack| nodes.iter().filter(|n| n.rack == rack).map(left).sum::<usize>();
     let mut members: Vec<usize> = Vec::with_capacity(replicas);
     while members.len() < replicas {
         let shared = |n: usize| members.iter().map(|&m| pairs.get(&(n, m)).copied().unwrap_or(0)).sum::<usize>();
+        let beside = |n: usize| members.iter().filter(|&&m| nodes[m].rack == nodes[n].rack).count();
         let order = |&n: &usize| {
-            let left = nodes[n].free.len() - nodes[n].used;
-            (usize::MAX - left, shared(n), (n + nodes.len() - round % nodes.len()) % nodes.len(), nodes[n].id)
+            let most = (usize::MAX - in_rack(nodes[n].rack), usize::MAX - left(&nodes[n]));
+            (beside(n), most, shared(n), (n + nodes.len() - round % nodes.len()) % nodes.len(), nodes[n].id)
         };
-        let able = (0..nodes.len()).filter(|n| !members.contains(n) && nodes[*n].used < nodes[*n].free.len());
+        let apart = |n: usize| beside(n) == 0 || members.len() >= racks;
+        let able = (0..nodes.len()).filter(|&n| !members.contains(&n) && left(&nodes[n]) > 0 && apart(n));
         members.push(able.min_by_key(order)?);
     }
     Some(members)

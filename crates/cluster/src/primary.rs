@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use catena_types::{Code, Failure, Member, Routing, RoutingDelta, TargetId, Time};
 use catena_wire::manager::{
-    HeartbeatReply, HeartbeatRequest, InitReply, InitRequest, RegisterReply, RegisterRequest, StatusReply,
+    AdminReply, AdminRequest, HeartbeatReply, HeartbeatRequest, InitReply, InitRequest, RegisterReply, RegisterRequest,
+    StatusReply,
 };
 
 use crate::changes::Changes;
@@ -91,6 +92,15 @@ impl<W> Primary<W> {
             return Verdict::Now(InitReply { failure: Some(failure), chains: 0 });
         }
         let outcome = self.core.init(now, request);
+        self.settle(outcome)
+    }
+
+    /// An operator asks for something.
+    pub fn admin(&mut self, now: Time, request: &AdminRequest) -> Verdict<AdminReply> {
+        if let Some(failure) = self.over(now) {
+            return Verdict::Now(AdminReply { failure: Some(failure), moves: Vec::new() });
+        }
+        let outcome = self.core.admin(now, request);
         self.settle(outcome)
     }
 
@@ -188,7 +198,7 @@ impl<W> Primary<W> {
             failure: None,
             lease_ms: reply.lease_ms,
             routing_ver: self.stored.version,
-            except: request.targets.iter().map(|r| r.target).filter(changing).collect(),
+            except: request.targets.iter().map(|r| r.target).filter(|t| changing(t) || reply.except.contains(t)).collect(),
             ..HeartbeatReply::default()
         })
     }

@@ -1,13 +1,15 @@
 //! What the manager must not forget, and its settings.
 //!
 //! Everything here survives a restart; what heartbeats say does not, except what a place in a chain rests on. What
-//! must hold: ids, incarnations and versions only grow.
+//! must hold: ids, incarnations and versions only grow; a target's row names the chain that has it as a member, and no
+//! other chain has; a chain has at most one move.
 
 use std::collections::BTreeMap;
 
 use catena_types::{Chain, ChainId, Incarnation, NodeId, NodeInfo, Routing, ShardId, TargetId, TargetInfo, Time};
+use catena_wire::manager::MoveReason;
 
-/// Periods of the cluster, in milliseconds.
+/// Periods and limits of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Length of a lease, as granted.
@@ -16,12 +18,22 @@ pub struct Settings {
     pub heartbeat_ms: u32,
     /// Added to a lease before it has surely ended: bounds how far clocks drift apart within one lease.
     pub margin_ms: u32,
+    /// A target that is out for longer is replaced by another one.
+    pub replace_after_ms: u64,
+    /// Most replicas that move at a time, in the whole cluster.
+    pub max_moves: u32,
 }
+
+/// Time after which a target that is out is replaced, in milliseconds.
+pub const REPLACE_AFTER_MS: u64 = 600_000;
+/// Most replicas that move at a time.
+pub const MAX_MOVES: u32 = 4;
 
 impl Settings {
     /// Settings with a margin of a tenth of the lease, at least 10 ms.
     pub fn new(lease_ms: u32, heartbeat_ms: u32) -> Settings {
-        Settings { lease_ms, heartbeat_ms, margin_ms: (lease_ms / 10).max(10) }
+        let margin_ms = (lease_ms / 10).max(10);
+        Settings { lease_ms, heartbeat_ms, margin_ms, replace_after_ms: REPLACE_AFTER_MS, max_moves: MAX_MOVES }
     }
 
     /// Nanoseconds after which a lease granted now has surely ended.
@@ -48,6 +60,10 @@ pub struct NodeRow {
     pub shard_addrs: Vec<String>,
     /// As published: heard of within a lease.
     pub alive: bool,
+    /// What it shares with others that may fail together with it; empty: nothing.
+    pub rack: String,
+    /// It is being emptied: replicas move away from it, and none comes.
+    pub draining: bool,
 }
 
 /// One opening of a target: what its memory, and so its place in a chain, rests on.
@@ -74,6 +90,21 @@ pub struct TargetRow {
     pub offered: Incarnation,
     /// The opening in which it became SERVING, SYNCING or chosen.
     pub opened: Opening,
+    /// Start of the node in which it got its id.
+    pub born: Incarnation,
+    /// It is being emptied.
+    pub draining: bool,
+}
+
+/// A replica on its way from one target to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// The member that goes once the chain is full without it.
+    pub leaving: TargetId,
+    /// The member that takes its place. The same one: it only gives up its place in the order.
+    pub joining: TargetId,
+    /// Why.
+    pub reason: MoveReason,
 }
 
 /// Everything that survives a restart of the manager.
@@ -99,6 +130,10 @@ pub struct State {
     pub table: Vec<ChainId>,
     /// Longest lease in milliseconds that may still run: leases outlive the settings of the manager that granted them.
     pub lease_ms: u32,
+    /// Replicas that move, by chain.
+    pub moves: BTreeMap<ChainId, Move>,
+    /// Replicas are being spread evenly.
+    pub rebalancing: bool,
 }
 
 impl State {
@@ -115,6 +150,8 @@ impl State {
             chains: BTreeMap::new(),
             table: Vec::new(),
             lease_ms: 0,
+            moves: BTreeMap::new(),
+            rebalancing: false,
         }
     }
 
@@ -125,6 +162,7 @@ impl State {
             incarnation: n.incarnation,
             shard_addrs: n.shard_addrs.clone(),
             alive: n.alive,
+            rack: n.rack.clone(),
         };
         let target = |(&id, t): (&TargetId, &TargetRow)| TargetInfo {
             id,

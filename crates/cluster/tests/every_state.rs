@@ -1,8 +1,9 @@
-//! Every chain of one to three members under everything that can be known of them, and what must hold of each step.
+//! Every chain of one to four members under everything that can be known of them, with one of them leaving or none, and
+//! what must hold of each step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catena_cluster::{Facts, Life, TargetFacts, check_chain, next_chain};
+use catena_cluster::{Facts, Life, TargetFacts, check_chain, next_chain, with_member, without_member};
 use catena_types::{Chain, Member, PublicState};
 
 const VER: u64 = 5;
@@ -14,6 +15,12 @@ const PLACES: [(PublicState, bool); 6] = [
     (PublicState::Waiting, false),
     (PublicState::Offline, false),
 ];
+
+/// What can be known of one target as far as moves go: the rest is left as it usually is.
+fn some_facts() -> Vec<TargetFacts> {
+    let usual = |f: &TargetFacts| !f.backing_off && (!f.sync_failed || f.about == VER) && (!f.up_to_date || f.about == VER);
+    all_facts().into_iter().filter(usual).collect()
+}
 
 /// Everything that can be known of one target. "Up to date" without "about" is a stale report.
 fn all_facts() -> Vec<TargetFacts> {
@@ -28,6 +35,8 @@ fn all_facts() -> Vec<TargetFacts> {
                 sync_failed: bit(2),
                 backing_off: bit(3),
                 uuid_matches: true,
+                leaving: false,
+                replaced: false,
             });
         }
     }
@@ -60,12 +69,16 @@ fn weighty(chain: &Chain) -> Vec<Member> {
     chain.members.iter().copied().filter(|m| m.state() <= PublicState::Syncing).collect()
 }
 
-/// What must hold of the step `a` → `b`.
-fn check_step(a: &Chain, facts: &Facts, b: &Chain) {
+/// What must hold of the step `a` → `b` of a chain that is to have so many replicas.
+fn check_step(a: &Chain, facts: &Facts, replicas: usize, b: &Chain) {
     let told = || format!("{a:?}\n{facts:?}\n{b:?}");
     check_chain(b).unwrap_or_else(|e| panic!("{e}\n{}", told()));
     let ids = |c: &Chain| c.members.iter().map(|m| m.target).collect::<BTreeSet<_>>();
-    assert_eq!(ids(a), ids(b), "members lost: {}", told());
+    assert!(ids(b).is_subset(&ids(a)), "members found: {}", told());
+    for gone in ids(a).difference(&ids(b)) {
+        assert!(facts[gone].leaving, "{gone} lost: {}", told());
+        assert!(b.serving().count() >= replicas || facts[gone].replaced, "{gone} left a chain that is not full: {}", told());
+    }
     assert_eq!(b.chain_ver - a.chain_ver, u64::from(weighty(a) != weighty(b)), "version: {}", told());
     let (was, is) = (set(a, PublicState::Serving), set(b, PublicState::Serving));
     let here = |t: &u32| facts[t].about == VER && facts[t].life == Life::Alive;
@@ -106,9 +119,9 @@ fn check_all(n: u32) -> (usize, u64) {
             let fact = |t: u32| (t, known[code / count.pow(t - 1) % count]);
             let facts: Facts = (1..=n).map(fact).collect();
             // A step that is not taken keeps what held before it.
-            if let Some(next) = next_chain(chain, &facts) {
+            if let Some(next) = next_chain(chain, &facts, n as usize) {
                 assert_ne!(&next, chain, "a change that is none: {facts:?}");
-                check_step(chain, &facts, &next);
+                check_step(chain, &facts, n as usize, &next);
             }
             evaluations += 1;
         }
@@ -127,6 +140,62 @@ fn every_state_of_three() {
     assert_eq!(check_all(3), (CHAINS_OF_THREE, CHAINS_OF_THREE as u64 * 48 * 48 * 48));
 }
 
+/// With one member leaving, in a chain that is to have any number of replicas up to those of all the others.
+fn check_leaving(n: u32) -> u64 {
+    let (mut known, mut evaluations) = (some_facts(), 0);
+    if n == 4 {
+        // Seconds, not a minute: what a source has given up is told by three members.
+        known.retain(|f| !f.sync_failed);
+    }
+    let count = known.len();
+    for chain in &all_chains(n) {
+        for code in 0..count.pow(n) * n as usize {
+            let leaving = (code / count.pow(n)) as u32 + 1;
+            let fact = |t: u32| {
+                let known = known[code / count.pow(t - 1) % count];
+                let replaced = t == leaving && known.life == Life::Out && known.up_to_date;
+                (t, TargetFacts { leaving: t == leaving, replaced, ..known })
+            };
+            let facts: Facts = (1..=n).map(fact).collect();
+            for replicas in if n == 4 { 3..=3 } else { 1..=n as usize - 1 } {
+                if let Some(next) = next_chain(chain, &facts, replicas) {
+                    check_step(chain, &facts, replicas, &next);
+                }
+                evaluations += 1;
+            }
+        }
+    }
+    evaluations
+}
+
+#[test]
+fn every_state_with_a_member_leaving() {
+    for n in 2..=4 {
+        assert!(check_leaving(n) > 1_000);
+    }
+}
+
+/// A member is added and taken away: nothing else changes, and nobody who may be needed goes.
+#[test]
+fn every_chain_with_a_member_more_or_less() {
+    for chain in (1..=3).flat_map(all_chains) {
+        let more = with_member(&chain, 9).expect("a new member");
+        check_chain(&more).expect("rules of a chain");
+        assert_eq!((more.chain_ver, more.state_of(9)), (chain.chain_ver, Some(PublicState::Offline)));
+        assert_eq!(with_member(&more, 9), None, "twice");
+        assert_eq!(without_member(&more, 9), Some(chain.clone()));
+        for m in &chain.members {
+            let needed = matches!(m.state(), PublicState::Serving | PublicState::LastSrv);
+            let less = without_member(&chain, m.target);
+            assert_eq!(less.is_none(), needed, "{chain:?}");
+            let Some(less) = less else { continue };
+            check_chain(&less).expect("rules of a chain");
+            assert_eq!(less.chain_ver - chain.chain_ver, u64::from(m.state() == PublicState::Syncing));
+            assert_eq!((less.members.len(), less.state_of(m.target)), (chain.members.len() - 1, None));
+        }
+    }
+}
+
 /// Chains of three members that keep the rules.
 const CHAINS_OF_THREE: usize = 25;
 
@@ -140,7 +209,7 @@ fn every_state_heals() {
                 let ver = chain.chain_ver;
                 let good = TargetFacts { life: Life::Alive, about: ver, up_to_date: true, ..TargetFacts::default() };
                 let facts: BTreeMap<_, _> = (1..=n).map(|t| (t, good)).collect();
-                let Some(next) = next_chain(&chain, &facts) else { break };
+                let Some(next) = next_chain(&chain, &facts, n as usize) else { break };
                 chain = next;
             }
             assert_eq!(chain.serving().count(), n as usize, "{start:?} ended as {chain:?}");
@@ -159,7 +228,7 @@ fn every_state_settles() {
             let facts: Facts = (1..=3).map(fact).collect();
             let mut chain = start.clone();
             let mut steps = 0;
-            while let Some(next) = next_chain(&chain, &facts) {
+            while let Some(next) = next_chain(&chain, &facts, 3) {
                 chain = next;
                 steps += 1;
                 assert!(steps <= 4, "{start:?} does not settle under {facts:?}");

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use catena_cluster::balance::Layout;
 use catena_cluster::make_chains;
 
 fn free(counts: &[u32]) -> BTreeMap<u32, Vec<u32>> {
@@ -12,6 +13,15 @@ fn free(counts: &[u32]) -> BTreeMap<u32, Vec<u32>> {
         (id - count + 1..=id).collect::<Vec<_>>()
     };
     (1..).zip(counts.iter().map(|&n| take(n))).collect()
+}
+
+fn no_racks() -> BTreeMap<u32, String> {
+    BTreeMap::new()
+}
+
+/// Nodes 1, 2, 3, ... in these racks.
+fn racks(names: &[&str]) -> BTreeMap<u32, String> {
+    (1..).zip(names.iter().map(|name| (*name).to_owned())).collect()
 }
 
 #[test]
@@ -26,7 +36,7 @@ fn golden_vectors() {
         (&[2, 2, 2, 2], 2, &[&[1, 3], &[7, 5], &[6, 2], &[4, 8]]),
     ];
     for (counts, replicas, expected) in golden {
-        assert_eq!(make_chains(&free(counts), replicas).expect("enough"), expected, "{counts:?} × {replicas}");
+        assert_eq!(make_chains(&free(counts), &no_racks(), replicas).expect("enough"), expected, "{counts:?} × {replicas}");
     }
 }
 
@@ -45,7 +55,7 @@ fn what_must_hold_of_every_placement() {
             let free = free(&counts);
             let owner = |t: u32| *free.iter().find(|(_, ts)| ts.contains(&t)).expect("a free target").0;
             let most = most_chains(&counts, replicas);
-            let Ok(chains) = make_chains(&free, replicas as usize) else {
+            let Ok(chains) = make_chains(&free, &no_racks(), replicas as usize) else {
                 assert_eq!(most, 0, "{counts:?} × {replicas}");
                 continue;
             };
@@ -66,7 +76,7 @@ fn even_nodes_carry_even_loads() {
     for (nodes, targets, replicas) in [(3, 4, 3), (5, 3, 3), (4, 6, 3), (6, 4, 2), (10, 6, 3), (7, 7, 3), (20, 12, 3)] {
         let free = free(&vec![targets; nodes]);
         let owner = |t: u32| (t - 1) / targets;
-        let chains = make_chains(&free, replicas).expect("enough");
+        let chains = make_chains(&free, &no_racks(), replicas).expect("enough");
         let spread = |end: fn(&Vec<u32>) -> u32| {
             let mut count = vec![0; nodes];
             chains.iter().for_each(|c| count[owner(end(c)) as usize] += 1);
@@ -80,6 +90,14 @@ fn even_nodes_carry_even_loads() {
                 partners[owner(a) as usize].extend(chain.iter().map(|&b| owner(b)));
             }
         }
+        let mut shared = BTreeMap::new();
+        for chain in &chains {
+            let pairs = chain.iter().flat_map(|&a| chain.iter().map(move |&b| (owner(a), owner(b)))).filter(|(a, b)| a < b);
+            pairs.for_each(|pair| *shared.entry(pair).or_insert(0) += 1);
+        }
+        let even = (chains.len() * replicas * (replicas - 1)).div_ceil(nodes * (nodes - 1));
+        let most = shared.values().copied().max().unwrap_or(0);
+        assert!(most <= even + 1, "two nodes of {nodes} × {targets} × {replicas} share {most} chains, {even} would be even");
         let wanted = nodes.min(1 + targets as usize * (replicas - 1) / 2);
         assert!(partners.iter().all(|p| p.len() >= wanted), "{nodes} × {targets} × {replicas}: {partners:?}");
     }
@@ -87,8 +105,77 @@ fn even_nodes_carry_even_loads() {
 
 #[test]
 fn errors_say_what_is_missing() {
-    let error = |counts: &[u32], replicas| make_chains(&free(counts), replicas).expect_err("too few").to_string();
+    let error = |counts: &[u32], replicas| make_chains(&free(counts), &no_racks(), replicas).expect_err("too few").to_string();
     assert!(error(&[4, 0, 2], 3).starts_with("3 replicas need 3 nodes with a free target, 2 have one"));
     assert!(error(&[4], 2).starts_with("2 replicas need 2 nodes with a free target, 1 has one"));
     assert!(error(&[], 1).starts_with("1 replicas need 1 node with a free target, 0 have one"));
+}
+
+#[test]
+fn golden_vectors_with_racks() {
+    /// Targets per node, rack of each, replicas, chains.
+    type Vector = (&'static [u32], &'static [&'static str], usize, &'static [&'static [u32]]);
+    let golden: [Vector; 3] = [
+        (&[2, 2, 2, 2], &["a", "a", "b", "b"], 2, &[&[5, 1], &[7, 3], &[4, 6], &[2, 8]]),
+        (&[2, 2, 2, 2, 2, 2], &["a", "a", "b", "b", "c", "c"], 3, &[&[1, 5, 9], &[7, 11, 3], &[6, 12, 2], &[10, 4, 8]]),
+        (&[3, 3, 3], &["a", "a", "b"], 3, &[&[1, 7, 4], &[8, 5, 2], &[6, 3, 9]]),
+    ];
+    for (counts, names, replicas, expected) in golden {
+        let chains = make_chains(&free(counts), &racks(names), replicas).expect("enough");
+        assert_eq!(chains, expected, "{counts:?} in {names:?} × {replicas}");
+    }
+}
+
+/// With as many racks as replicas no two replicas share one; with fewer they are as even over them as can be.
+#[test]
+fn racks_are_kept_apart() {
+    for seed in 0..300_u32 {
+        let nodes = 2 + seed % 7;
+        let counts: Vec<u32> = (0..nodes).map(|n| 1 + (seed.wrapping_mul(2_654_435_761) >> (n * 3)) % 5).collect();
+        let names: Vec<&str> = (0..nodes).map(|n| ["a", "b", "c", ""][((seed >> 2) + n * n) as usize % 4]).collect();
+        let racks = racks(&names);
+        let all: BTreeSet<_> = (1..=nodes).map(|n| rack_of(&racks, n)).collect();
+        for replicas in 2..=3 {
+            let free = free(&counts);
+            let owner = |t: u32| *free.iter().find(|(_, ts)| ts.contains(&t)).expect("a free target").0;
+            let Ok(chains) = make_chains(&free, &racks, replicas) else { continue };
+            assert!(!chains.is_empty());
+            for chain in chains {
+                let used: BTreeSet<_> = chain.iter().map(|&t| rack_of(&racks, owner(t))).collect();
+                assert_eq!(used.len(), all.len().min(replicas), "{counts:?} in {names:?} × {replicas}: {chain:?}");
+            }
+        }
+    }
+}
+
+fn rack_of(racks: &BTreeMap<u32, String>, node: u32) -> String {
+    if racks[&node].is_empty() { format!("node {node}") } else { racks[&node].clone() }
+}
+
+/// Shifts make loads even, keep racks apart, and come to an end.
+#[test]
+fn shifts_make_it_even() {
+    let mut layout = Layout {
+        targets: (1..=5).map(|n| (n, 4)).collect(),
+        free: [(4, vec![13, 14, 15, 16]), (5, vec![17, 18, 19, 20])].into(),
+        racks: racks(&["a", "a", "b", "b", "c"]),
+        chains: (1..=4_u32).map(|c| (c, vec![(c, 1), (c + 4, 2), (c + 8, 3)])).collect(),
+        ..Layout::default()
+    };
+    let mut shifts = 0;
+    while let Some(shift) = layout.next_shift() {
+        layout.apply(shift);
+        shifts += 1;
+        assert!(shifts <= 12, "no end");
+    }
+    let mut loads = BTreeMap::new();
+    layout.chains.values().flatten().for_each(|&(_, node)| *loads.entry(node).or_insert(0) += 1);
+    assert!(loads.values().all(|&n| (2..=4).contains(&n)), "{loads:?} after {shifts} shifts");
+    for members in layout.chains.values() {
+        let used: BTreeSet<_> = members.iter().map(|m| &layout.racks[&m.1]).collect();
+        assert_eq!(used.len(), 3, "{members:?}");
+    }
+    layout.fixed = layout.chains.keys().copied().collect();
+    layout.free.insert(9, vec![99]);
+    assert_eq!(layout.next_shift(), None, "nothing may be moved");
 }

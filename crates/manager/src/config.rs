@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use catena_cluster::state::{MAX_MOVES, REPLACE_AFTER_MS};
 use catena_net::Security;
 
 use crate::etcd::EtcdConfig;
@@ -31,6 +32,10 @@ pub struct ManagerConfig {
     pub heartbeat_ms: u32,
     /// Of every connection of clients and nodes.
     pub security: Security,
+    /// Time after which a target that is out is replaced by another one, in milliseconds.
+    pub replace_after_ms: u64,
+    /// Most replicas that move at a time, in the whole cluster.
+    pub max_moves: u32,
 }
 
 impl ManagerConfig {
@@ -41,7 +46,9 @@ impl ManagerConfig {
             StoreChoice::Directory(_) => 1500,
             StoreChoice::Etcd(_) => 5000,
         };
-        ManagerConfig { store, listen, advertise: None, lease_ms, heartbeat_ms: 300, security: Security::default() }
+        let (replace_after_ms, max_moves) = (REPLACE_AFTER_MS, MAX_MOVES);
+        let security = Security::default();
+        ManagerConfig { store, listen, advertise: None, lease_ms, heartbeat_ms: 300, security, replace_after_ms, max_moves }
     }
 
     /// Whether the configuration makes sense; `Err` says what does not.

@@ -143,7 +143,8 @@ async fn serve_with<S: Store>(
         cluster: AtomicU64::new(0),
         elected: AtomicBool::new(false),
     });
-    let settings = Settings::new(config.lease_ms, config.heartbeat_ms);
+    let (replace_after_ms, max_moves) = (config.replace_after_ms, config.max_moves);
+    let settings = Settings { replace_after_ms, max_moves, ..Settings::new(config.lease_ms, config.heartbeat_ms) };
     let mut ready = Some(|| tell(started, Ok((addr, shared.clone()))));
     let result = Service::run(settings, Arc::new(store), shared.clone(), listener, outside, &mut ready).await;
     match result {

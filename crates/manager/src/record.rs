@@ -1,7 +1,8 @@
 //! The stored form of the state: one prost message, unknown fields skipped, so that it can grow.
 
-use catena_cluster::{NodeRow, Opening, State, TargetRow, check_chain};
+use catena_cluster::{Move, NodeRow, Opening, State, TargetRow, check_chain};
 use catena_types::Chain;
+use catena_wire::manager::ReplicaMove;
 use prost::Message;
 
 /// Format of the record; grows when an older build could not make sense of it.
@@ -42,6 +43,10 @@ struct StateRecord {
     table: Vec<u32>,
     #[prost(uint32, tag = "10")]
     lease_ms: u32,
+    #[prost(message, repeated, tag = "11")]
+    moves: Vec<ReplicaMove>,
+    #[prost(bool, tag = "12")]
+    rebalancing: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -56,6 +61,10 @@ struct NodeRecord {
     shard_addrs: Vec<String>,
     #[prost(bool, tag = "5")]
     alive: bool,
+    #[prost(string, tag = "6")]
+    rack: String,
+    #[prost(bool, tag = "7")]
+    draining: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -76,6 +85,10 @@ struct TargetRecord {
     opened_incarnation: u64,
     #[prost(uint64, optional, tag = "8")]
     opened_count: Option<u64>,
+    #[prost(uint64, tag = "9")]
+    born: u64,
+    #[prost(bool, tag = "10")]
+    draining: bool,
 }
 
 impl From<&State> for StateRecord {
@@ -86,6 +99,8 @@ impl From<&State> for StateRecord {
             process: n.process,
             shard_addrs: n.shard_addrs.clone(),
             alive: n.alive,
+            rack: n.rack.clone(),
+            draining: n.draining,
         };
         let target = |(&id, t): (&u32, &TargetRow)| TargetRecord {
             id,
@@ -96,7 +111,11 @@ impl From<&State> for StateRecord {
             offered: t.offered,
             opened_incarnation: t.opened.incarnation,
             opened_count: t.opened.count,
+            born: t.born,
+            draining: t.draining,
         };
+        let a_move =
+            |(&chain, m): (&u32, &Move)| ReplicaMove { chain, leaving: m.leaving, joining: m.joining, reason: m.reason as i32 };
         StateRecord {
             cluster: state.cluster,
             version: state.version,
@@ -108,6 +127,8 @@ impl From<&State> for StateRecord {
             chains: state.chains.values().cloned().collect(),
             table: state.table.clone(),
             lease_ms: state.lease_ms,
+            moves: state.moves.iter().map(a_move).collect(),
+            rebalancing: state.rebalancing,
         }
     }
 }
@@ -115,14 +136,31 @@ impl From<&State> for StateRecord {
 impl From<StateRecord> for State {
     fn from(record: StateRecord) -> State {
         let node = |n: NodeRecord| {
-            let row = NodeRow { incarnation: n.incarnation, process: n.process, shard_addrs: n.shard_addrs, alive: n.alive };
+            let row = NodeRow {
+                incarnation: n.incarnation,
+                process: n.process,
+                shard_addrs: n.shard_addrs,
+                alive: n.alive,
+                rack: n.rack,
+                draining: n.draining,
+            };
             (n.id, row)
         };
         let target = |t: TargetRecord| {
             let opened = Opening { incarnation: t.opened_incarnation, count: t.opened_count };
-            let row = TargetRow { node: t.node, shard: t.shard, uuid: t.uuid, chain: t.chain, offered: t.offered, opened };
+            let row = TargetRow {
+                node: t.node,
+                shard: t.shard,
+                uuid: t.uuid,
+                chain: t.chain,
+                offered: t.offered,
+                opened,
+                born: t.born,
+                draining: t.draining,
+            };
             (t.id, row)
         };
+        let a_move = |m: ReplicaMove| (m.chain, Move { leaving: m.leaving, joining: m.joining, reason: m.reason() });
         State {
             cluster: record.cluster,
             version: record.version,
@@ -134,6 +172,8 @@ impl From<StateRecord> for State {
             chains: record.chains.into_iter().map(|c| (c.id, c)).collect(),
             table: record.table,
             lease_ms: record.lease_ms,
+            moves: record.moves.into_iter().map(a_move).collect(),
+            rebalancing: record.rebalancing,
         }
     }
 }
@@ -143,7 +183,7 @@ pub(crate) mod tests {
     use super::*;
     use catena_cluster::{Manager, Settings};
     use catena_types::Space;
-    use catena_wire::manager::{InitRequest, RegisterRequest, TargetOffer};
+    use catena_wire::manager::{InitRequest, MoveReason, RegisterRequest, TargetOffer};
 
     /// A cluster of three nodes with two chains.
     pub(crate) fn some_state() -> State {
@@ -156,16 +196,24 @@ pub(crate) mod tests {
                 process: 7 + u64::from(node),
                 shard_addrs: vec![format!("10.0.0.{node}:7000")],
                 targets: vec![offer(0), offer(1)],
+                rack: format!("r{node}"),
             };
             assert_eq!(manager.register(1, &request).reply.failure, None);
         }
-        assert_eq!(manager.init(10_000_000_000, &InitRequest { replicas: 3, nodes: 3 }).reply.chains, 2);
+        assert_eq!(
+            manager.init(10_000_000_000, &InitRequest { replicas: 3, nodes: 3, ..InitRequest::default() }).reply.chains,
+            2
+        );
         manager.state().clone()
     }
 
     #[test]
     fn a_record_is_the_whole_state() {
-        let state = some_state();
+        let mut state = some_state();
+        state.moves.insert(2, Move { leaving: 3, joining: 9, reason: MoveReason::Drain });
+        state.nodes.get_mut(&2).expect("node 2").draining = true;
+        state.targets.get_mut(&3).expect("target 3").draining = true;
+        state.rebalancing = true;
         assert_eq!(decode(&encode(&state)), Ok(state));
         assert!(decode(&[0xff; 7]).is_err());
     }

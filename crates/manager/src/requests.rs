@@ -5,7 +5,7 @@ use catena_net::Frame;
 use catena_types::{Code, Failure, Time};
 use catena_wire::header::Kind;
 use catena_wire::manager::{
-    HeartbeatRequest, InitRequest, RegisterRequest, RoutingReply, RoutingRequest, StatusReply, StatusRequest,
+    AdminRequest, HeartbeatRequest, InitRequest, RegisterRequest, RoutingReply, RoutingRequest, StatusReply, StatusRequest,
 };
 
 /// What becomes of a request.
@@ -38,6 +38,7 @@ pub(crate) fn handle<W>(primary: &mut Primary<W>, now: Time, frame: &Frame, addr
     match frame.kind {
         Kind::Register => with(frame, |r: RegisterRequest| primary.register(now, &r)),
         Kind::Heartbeat => with(frame, |r: HeartbeatRequest| primary.heartbeat(now, &r)),
+        Kind::Admin => with(frame, |r: AdminRequest| primary.admin(now, &r)),
         Kind::Init => with(frame, |r: InitRequest| primary.init(now, &r)),
         Kind::Status => with(frame, |_: StatusRequest| {
             let status = primary.status(now);

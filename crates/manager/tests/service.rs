@@ -44,7 +44,14 @@ struct FakeNode {
 impl FakeNode {
     fn request(id: u32, process: u64, cluster: u64) -> RegisterRequest {
         let offer = TargetOffer { uuid: vec![id as u8; 16], target: 0, shard: 0, space: Space::default() };
-        RegisterRequest { node: id, cluster, process, shard_addrs: vec![format!("10.0.0.{id}:1")], targets: vec![offer] }
+        RegisterRequest {
+            node: id,
+            cluster,
+            process,
+            shard_addrs: vec![format!("10.0.0.{id}:1")],
+            targets: vec![offer],
+            rack: String::new(),
+        }
     }
 
     async fn register(rpc: &Rpc, id: u32, process: u64) -> FakeNode {
@@ -113,16 +120,16 @@ async fn three_nodes_one_dies_and_the_manager_restarts() {
     let cluster = rpc.hello().cluster;
     assert_eq!(cluster, manager.cluster());
 
-    let early: InitReply = call(&rpc, Kind::Init, &InitRequest { replicas: 3, nodes: 3 }).await;
+    let early: InitReply = call(&rpc, Kind::Init, &InitRequest { replicas: 3, nodes: 3, ..InitRequest::default() }).await;
     assert_eq!(early.failure.unwrap().code(), Code::Busy);
     let mut nodes = Vec::new();
     for id in 1..=3 {
         nodes.push(FakeNode::register(&rpc, id, 100 + u64::from(id)).await);
         assert_eq!(nodes[id as usize - 1].heartbeat(&rpc).await.lease_ms, LEASE_MS);
     }
-    let made: InitReply = call(&rpc, Kind::Init, &InitRequest { replicas: 3, nodes: 3 }).await;
+    let made: InitReply = call(&rpc, Kind::Init, &InitRequest { replicas: 3, nodes: 3, ..InitRequest::default() }).await;
     assert_eq!((made.failure, made.chains), (None, 1));
-    let again: InitReply = call(&rpc, Kind::Init, &InitRequest { replicas: 3, nodes: 3 }).await;
+    let again: InitReply = call(&rpc, Kind::Init, &InitRequest { replicas: 3, nodes: 3, ..InitRequest::default() }).await;
     assert_eq!(again.failure.unwrap().code(), Code::PreconditionFailed);
 
     // A long poll ends with the change, whoever causes it.

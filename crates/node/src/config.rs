@@ -50,6 +50,8 @@ impl Default for Limits {
 pub struct NodeConfig {
     /// This node; not 0.
     pub node: NodeId,
+    /// What it shares with others that may fail together with it, such as a rack; empty: nothing.
+    pub rack: String,
     /// Its directory: identity, lock, targets.
     pub dir: PathBuf,
     /// `host:port` of each manager.
@@ -91,6 +93,7 @@ impl NodeConfig {
     pub fn new(node: NodeId, dir: impl Into<PathBuf>, managers: Vec<String>) -> NodeConfig {
         NodeConfig {
             node,
+            rack: String::new(),
             dir: dir.into(),
             managers,
             listen: IpAddr::from([127, 0, 0, 1]),

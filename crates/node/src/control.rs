@@ -18,11 +18,11 @@ use catena_wire::manager::{
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::NodeError;
 use crate::clock::now;
 use crate::managers::Managers;
 use crate::shard::{Grant, Identity, Inbox, ShardReport};
 use crate::status::Heard;
+use crate::{NodeConfig, NodeError};
 
 /// Time for one request to a manager.
 const CALL: Duration = Duration::from_secs(1);
@@ -72,10 +72,11 @@ pub(crate) async fn register(managers: &mut Managers, request: RegisterRequest) 
 }
 
 /// What a node says in its registration.
-pub(crate) fn registration(node: u32, cluster: u64, addrs: Vec<String>, targets: Vec<TargetOffer>) -> RegisterRequest {
+pub(crate) fn registration(config: &NodeConfig, cluster: u64, addrs: Vec<String>, targets: Vec<TargetOffer>) -> RegisterRequest {
     let mut process = [0; 8];
     crate::service::draw(&mut process);
-    RegisterRequest { node, cluster, process: u64::from_le_bytes(process), shard_addrs: addrs, targets }
+    let (node, rack) = (config.node, config.rack.clone());
+    RegisterRequest { node, cluster, process: u64::from_le_bytes(process), shard_addrs: addrs, targets, rack }
 }
 
 /// Whether trying again is of no use.

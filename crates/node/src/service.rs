@@ -46,7 +46,7 @@ impl Node {
         let targets = home.targets(config.targets)?;
         let (shards, addrs, offers) = start_shards(&config, &targets, &changed).await?;
         let cluster = known_cluster(&home, &config, &offers)?;
-        let request = registration(config.node, cluster, addrs.clone(), offers.iter().map(|(_, o, _)| o.clone()).collect());
+        let request = registration(&config, cluster, addrs.clone(), offers.iter().map(|(_, o, _)| o.clone()).collect());
         let newcomer = Identity { node: config.node, cluster, incarnation: 0 };
         let mut managers = Managers::new(config.managers.clone(), hello(&newcomer), config.security.clone());
         let reply = register(&mut managers, request).await?;

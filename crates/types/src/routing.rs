@@ -102,6 +102,9 @@ pub struct NodeInfo {
     /// Heard of within a lease.
     #[prost(bool, tag = "4")]
     pub alive: bool,
+    /// What it shares with others that may fail together with it; empty: nothing.
+    #[prost(string, tag = "5")]
+    pub rack: String,
 }
 
 /// A target and who owns it.

@@ -85,11 +85,15 @@ pub enum Kind {
     Status = 40,
     /// [`crate::manager::StatusReply`]
     StatusReply = 41,
+    /// [`crate::manager::AdminRequest`]
+    Admin = 42,
+    /// [`crate::manager::AdminReply`]
+    AdminReply = 43,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 27] = [
         Kind::Hello,
         Kind::HelloReply,
         Kind::Peer,
@@ -115,6 +119,8 @@ impl Kind {
         Kind::InitReply,
         Kind::Status,
         Kind::StatusReply,
+        Kind::Admin,
+        Kind::AdminReply,
     ];
 
     /// The kind of that number.
@@ -147,6 +153,7 @@ impl Kind {
                 | RoutingReply
                 | InitReply
                 | StatusReply
+                | AdminReply
         )
     }
 }

@@ -1,7 +1,7 @@
 //! Node, client and tool to manager.
 
 use catena_types::store::StoreReport;
-use catena_types::{ChainVer, Failure, LocalState, Routing, RoutingDelta, Space};
+use catena_types::{ChainId, ChainVer, Failure, LocalState, NodeId, Routing, RoutingDelta, Space, TargetId};
 
 /// A target directory, as its node found it.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -38,6 +38,9 @@ pub struct RegisterRequest {
     /// All its targets.
     #[prost(message, repeated, tag = "5")]
     pub targets: Vec<TargetOffer>,
+    /// What it shares with others that may fail together with it; empty: nothing.
+    #[prost(string, tag = "6")]
+    pub rack: String,
 }
 
 /// The answer to [`RegisterRequest`].
@@ -109,6 +112,9 @@ pub struct TargetReport {
     /// The chain version the state is about: the one its shard has adopted.
     #[prost(uint64, tag = "3")]
     pub chain_ver: ChainVer,
+    /// The chain that version is of: a target may have been moved since. 0 if none was adopted.
+    #[prost(uint32, tag = "11")]
+    pub chain: ChainId,
     /// Times it was opened in this incarnation; a grown count means that its memory is gone.
     #[prost(uint64, tag = "4")]
     pub open_count: u64,
@@ -206,6 +212,9 @@ pub struct InitRequest {
     /// Wait with it (`Busy`) until so many nodes are registered.
     #[prost(uint32, tag = "2")]
     pub nodes: u32,
+    /// Targets of each node that are left in no chain: they take the place of others that are lost.
+    #[prost(uint32, tag = "3")]
+    pub spare: u32,
 }
 
 /// The answer to [`InitRequest`].
@@ -255,4 +264,123 @@ pub struct StatusReply {
     /// Milliseconds for which a change of membership has been waiting for the manager's store; 0 if none is.
     #[prost(uint64, tag = "6")]
     pub storing_ms: u64,
+    /// Replicas per chain; 0 before the chain table is made.
+    #[prost(uint32, tag = "7")]
+    pub replicas: u32,
+    /// Replicas that move, and those that are to but have nowhere to go (`joining` is 0).
+    #[prost(message, repeated, tag = "8")]
+    pub moves: Vec<ReplicaMove>,
+    /// Nodes that are being emptied.
+    #[prost(uint32, repeated, tag = "9")]
+    pub draining_nodes: Vec<NodeId>,
+    /// Targets that are.
+    #[prost(uint32, repeated, tag = "10")]
+    pub draining_targets: Vec<TargetId>,
+    /// Replicas are being spread evenly.
+    #[prost(bool, tag = "11")]
+    pub rebalancing: bool,
+    /// Time between the heartbeats of a node in milliseconds.
+    #[prost(uint32, tag = "12")]
+    pub heartbeat_ms: u32,
+    /// Time after which a target that is out is replaced, in milliseconds.
+    #[prost(uint64, tag = "13")]
+    pub replace_after_ms: u64,
+    /// Most replicas that move at a time.
+    #[prost(uint32, tag = "14")]
+    pub max_moves: u32,
+}
+
+/// Why a replica moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum MoveReason {
+    /// It is out for longer than a lost target is waited for, or its disk was replaced by an empty one.
+    Lost = 0,
+    /// Its target or node is being emptied.
+    Drain = 1,
+    /// Its node has more than its share.
+    Rebalance = 2,
+    /// Somebody asked for it.
+    Asked = 3,
+}
+
+/// One replica of a chain moves from one target to another: the new one is brought up to date before the old one goes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct ReplicaMove {
+    /// The chain.
+    #[prost(uint32, tag = "1")]
+    pub chain: ChainId,
+    /// The target that leaves it.
+    #[prost(uint32, tag = "2")]
+    pub leaving: TargetId,
+    /// The target that takes its place.
+    #[prost(uint32, tag = "3")]
+    pub joining: TargetId,
+    /// Why.
+    #[prost(enumeration = "MoveReason", tag = "4")]
+    pub reason: i32,
+}
+
+/// Empties a node or a target: its replicas move elsewhere, and no other comes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct Drain {
+    /// The node; 0 if a target is meant.
+    #[prost(uint32, tag = "1")]
+    pub node: NodeId,
+    /// The target; 0 if a node is meant.
+    #[prost(uint32, tag = "2")]
+    pub target: TargetId,
+    /// It is to be used again.
+    #[prost(bool, tag = "3")]
+    pub cancel: bool,
+}
+
+/// Spreads replicas evenly over nodes and racks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct Rebalance {
+    /// Only say what would be moved.
+    #[prost(bool, tag = "1")]
+    pub dry_run: bool,
+    /// Begin nothing more.
+    #[prost(bool, tag = "2")]
+    pub cancel: bool,
+}
+
+/// What an operator asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Oneof)]
+pub enum Task {
+    /// Empty a node or a target.
+    #[prost(message, tag = "1")]
+    Drain(Drain),
+    /// Spread replicas evenly.
+    #[prost(message, tag = "2")]
+    Rebalance(Rebalance),
+    /// Move one replica; to whichever target suits best if `joining` is 0.
+    #[prost(message, tag = "3")]
+    Move(ReplicaMove),
+    /// Make the head of a chain its tail. Until it has caught up, the chain has a replica less.
+    #[prost(uint32, tag = "4")]
+    Rotate(ChainId),
+    /// Give the move of a chain up, unless the new replica is there already.
+    #[prost(uint32, tag = "5")]
+    CancelMove(ChainId),
+}
+
+/// Asks the manager to change who holds what.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct AdminRequest {
+    /// What to do.
+    #[prost(oneof = "Task", tags = "1, 2, 3, 4, 5")]
+    pub task: Option<Task>,
+}
+
+/// The answer to [`AdminRequest`]: what was asked for is stored, and goes on by itself.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AdminReply {
+    /// Set if refused; nothing was changed.
+    #[prost(message, optional, tag = "1")]
+    pub failure: Option<Failure>,
+    /// What moves because of it, as far as it has begun; of a dry run: what would.
+    #[prost(message, repeated, tag = "2")]
+    pub moves: Vec<ReplicaMove>,
 }

@@ -47,6 +47,12 @@ pub(crate) struct Args {
     /// Time between the heartbeats of a node
     #[arg(long, default_value = "300ms", value_parser = parse_duration, value_name = "DURATION")]
     heartbeat: Duration,
+    /// Time after which a target that is out is replaced by a free one
+    #[arg(long, default_value = "10m", value_parser = parse_duration, value_name = "DURATION")]
+    replace_after: Duration,
+    /// Most replicas that move at a time, in the whole cluster; 0: none
+    #[arg(long, default_value_t = 4)]
+    max_moves: u32,
     /// Time between two passes over what interrupted puts and removals left behind
     #[arg(long, default_value = "5m", value_parser = parse_duration, value_name = "DURATION")]
     collect_every: Duration,
@@ -87,6 +93,8 @@ impl Args {
         config.lease_ms = self.lease.map_or(Ok(config.lease_ms), milliseconds)?;
         config.heartbeat_ms = milliseconds(self.heartbeat)?;
         config.security = self.service.security()?;
+        config.replace_after_ms = u64::try_from(self.replace_after.as_millis()).unwrap_or(u64::MAX);
+        config.max_moves = self.max_moves;
         Ok(config)
     }
 

@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Port of the first shard, the others follow; 0 for any free ports
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// What it shares with others that may fail together with it: replicas of a chain are kept in different racks
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    rack: String,
     /// Threads that own targets
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     shards: u32,
@@ -80,6 +83,7 @@ impl Args {
     fn config(&self) -> Result<NodeConfig> {
         let managers = self.manager.split(',').map(|m| m.trim().to_owned()).filter(|m| !m.is_empty()).collect();
         let mut config = NodeConfig::new(self.id, &self.dir, managers);
+        config.rack = self.rack.clone();
         config.listen = self.listen;
         config.advertise = self.advertise;
         config.base_port = self.port;

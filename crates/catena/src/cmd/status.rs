@@ -69,11 +69,16 @@ fn show(status: &StatusReply, health: &Health, all_chains: bool) {
     }
     say!();
     show_nodes(status);
-    let odd_chain = |chain: &&Chain| all_chains || chain.serving().count() < chain.members.len();
+    let wanted = |chain: &Chain| chain.members.len().max(status.replicas as usize);
+    let odd_chain = |chain: &&Chain| all_chains || chain.serving().count() < wanted(chain);
     let chains: Vec<&Chain> = routing.chains.iter().filter(odd_chain).collect();
     if !chains.is_empty() {
         say!();
         show_chains(status, &chains);
+    }
+    if !status.moves.is_empty() {
+        say!();
+        super::admin::show_moves(status);
     }
     let full = reports(status).filter(|r| r.space.level() > SpaceLevel::Enough);
     for report in full {
@@ -154,7 +159,7 @@ fn targets_of<'a>(status: &'a StatusReply, node: &NodeInfo) -> Vec<&'a TargetSta
     status.targets.iter().filter(|t| node_of(t.report.target) == Some(node.id)).collect()
 }
 
-fn show_chains(status: &StatusReply, chains: &[&Chain]) {
+pub(crate) fn show_chains(status: &StatusReply, chains: &[&Chain]) {
     let mut table = output::table(&["CHAIN", "VERSION", "MEMBERS, HEAD FIRST", "RESYNC"], &[0, 1]);
     for chain in chains {
         let tone = match chain.serving().count() {
@@ -192,10 +197,9 @@ fn resync(status: &StatusReply, chain: &Chain) -> String {
 
 fn to_json(status: &StatusReply, health: &Health) -> Value {
     let routing = &status.routing;
-    let nodes = routing
-        .nodes
-        .iter()
-        .map(|n| json!({ "id": n.id, "alive": n.alive, "incarnation": n.incarnation, "addresses": n.shard_addrs }));
+    let nodes = routing.nodes.iter().map(
+        |n| json!({ "id": n.id, "alive": n.alive, "rack": n.rack, "incarnation": n.incarnation, "addresses": n.shard_addrs }),
+    );
     let targets = status.targets.iter().map(|t| target_json(routing, t));
     let chains = routing.chains.iter().map(|c| {
         let members = c.members.iter().map(|m| json!({ "target": m.target, "state": state_word(m.state()) }));
@@ -212,6 +216,7 @@ fn to_json(status: &StatusReply, health: &Health) -> Value {
         "nodes": nodes.collect::<Vec<_>>(),
         "targets": targets.collect::<Vec<_>>(),
         "chains": chains.collect::<Vec<_>>(),
+        "moves": super::admin::moves_json(status),
     })
 }
 

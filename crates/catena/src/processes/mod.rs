@@ -180,7 +180,7 @@ impl Cluster {
             let client = Client::connect(config).await?;
             let shape = &self.plan.shape;
             if client.status().await?.routing.table.is_empty() {
-                client.init(shape.replicas, shape.nodes).await?;
+                client.init(shape.replicas, shape.nodes, 0).await?;
             }
             Ok::<Client, Fault>(client)
         };

@@ -169,6 +169,7 @@ impl<P: Clone> Replica<P> {
         let source = self.source.as_ref();
         Report {
             state,
+            chain: self.role.as_ref().map_or(0, |role| role.chain.id),
             chain_ver: self.chain_ver(),
             sync_failed: source.and_then(Source::failure).unwrap_or_default(),
             sync: source.map(Source::progress),

@@ -5,7 +5,7 @@ use catena_types::{Chain, ChainId, Member, PublicState, TargetId, Time};
 use super::Manager;
 use super::hearing::rests_on_opening;
 use crate::chain::{check_chain, failed_sink, next_chain};
-use crate::state::Opening;
+use crate::state::{Move, Opening};
 
 /// Pause after the first failed sync to a target; doubles with each.
 const BACK_OFF_FIRST: Time = 1_000_000_000;
@@ -30,7 +30,7 @@ impl Manager {
     fn evaluate_once(&mut self, id: ChainId, now: Time) -> bool {
         let Some(chain) = self.state.chains.get(&id) else { return false };
         let facts = self.facts(chain, now);
-        let Some(next) = next_chain(chain, &facts) else { return false };
+        let Some(next) = next_chain(chain, &facts, self.state.replicas as usize) else { return false };
         let failed = failed_sink(chain, &facts);
         let before = chain.clone();
         check_chain(&next).expect("transitions keep the rules of a chain: tested over every state");
@@ -40,9 +40,23 @@ impl Manager {
         if let Some(sink) = failed.filter(|&t| next.state_of(t) == Some(PublicState::Waiting)) {
             self.back_off(sink, now);
         }
+        before.members.iter().filter(|m| next.state_of(m.target).is_none()).for_each(|m| self.set_free(m.target));
+        // A move ends when its member has left; one that only gives up its place in the order has given it up.
+        let ended = |m: &Move| m.leaving != m.joining && next.state_of(m.leaving).is_none();
+        let rotated = |m: &Move| m.leaving == m.joining && next.state_of(m.leaving) != Some(PublicState::Serving);
+        if self.state.moves.get(&id).is_some_and(|m| ended(m) || rotated(m)) {
+            self.state.moves.remove(&id);
+        }
         self.state.chains.insert(id, next);
         self.touch_routing();
         true
+    }
+
+    /// A target is in no chain any more.
+    pub(super) fn set_free(&mut self, target: TargetId) {
+        if let Some(row) = self.state.targets.get_mut(&target) {
+            row.chain = 0;
+        }
     }
 
     /// A member that takes a new place takes it with the memory it has now.

@@ -26,7 +26,7 @@ enum Hearing {
 impl Manager {
     /// What is known of the members of a chain.
     pub(super) fn facts(&self, chain: &Chain, now: Time) -> Facts {
-        let heard: BTreeMap<_, _> = chain.members.iter().map(|m| (m.target, self.hearing(m, chain.chain_ver, now))).collect();
+        let heard: BTreeMap<_, _> = chain.members.iter().map(|m| (m.target, self.hearing(m, chain, now))).collect();
         // The others count as alive only if heard of after the last of those to be removed went out: otherwise a
         // power cut that is still going on looks like the loss of one.
         let out_since = |t| match heard.get(&t) {
@@ -39,37 +39,70 @@ impl Manager {
             Hearing::Heard(at) if due.is_none_or(|due| at >= due) => Life::Alive,
             Hearing::Heard(_) | Hearing::MayLive => Life::Silent,
         };
-        heard.iter().map(|(&target, h)| (target, self.target_facts(target, life(h), now))).collect()
+        heard.iter().map(|(&target, h)| (target, self.target_facts(chain, target, life(h), now))).collect()
     }
 
-    fn target_facts(&self, target: TargetId, life: Life, now: Time) -> TargetFacts {
+    fn target_facts(&self, chain: &Chain, target: TargetId, life: Life, now: Time) -> TargetFacts {
         let live = self.targets.get(&target);
         let report = self.report(target);
+        // Of a target that was moved here, the report may still be about the chain it came from.
+        let about = report.filter(|r| r.chain == chain.id || is(Mutation::ReportOfAnyChain));
+        let moving = self.state.moves.get(&chain.id).filter(|m| m.leaving == target && m.joining != target);
+        let serves = |t| chain.state_of(t) == Some(PublicState::Serving);
         TargetFacts {
             life,
-            about: report.map_or(0, |r| r.chain_ver),
+            about: about.map_or(0, |r| r.chain_ver),
             up_to_date: report.is_some_and(|r| r.state() == LocalState::UpToDate),
             sync_failed: report.is_some_and(|r| !r.sync_failed.is_empty()),
             backing_off: live.is_some_and(|l| now < l.back_off_until),
             // A replacement under a known id is refused at registration and never reports.
             uuid_matches: true,
+            leaving: moving.is_some(),
+            replaced: moving.is_some_and(|m| serves(m.joining)) && self.is_overdue(chain, target, now),
         }
     }
 
-    fn hearing(&self, place: &Member, chain_ver: u64, now: Time) -> Hearing {
+    /// Whether a SERVING member on its way out gets no lease any more, so that it will be out: the others that serve, and
+    /// are not known to be out, are as many as there must be.
+    pub(super) fn retires(&self, chain: &Chain, target: TargetId, now: Time) -> bool {
+        let Some(m) = self.state.moves.get(&chain.id).filter(|m| m.leaving == target) else { return false };
+        if chain.state_of(target) != Some(PublicState::Serving) {
+            return false;
+        }
+        let serves = |o: &&Member| o.state() == PublicState::Serving && o.target != target;
+        let live = |o: &&Member| !matches!(self.hearing(o, chain, now), Hearing::Out(_));
+        // Who only gives up its place in the order takes part in the number.
+        let wanted = if m.joining == target { chain.members.len() - 1 } else { self.state.replicas as usize };
+        chain.members.iter().filter(serves).filter(live).count() >= wanted.max(1)
+    }
+
+    /// Since when a member has been out, if it is.
+    pub(super) fn out_since(&self, chain: &Chain, target: TargetId, now: Time) -> Option<Time> {
+        let place = chain.members.iter().find(|m| m.target == target)?;
+        match self.hearing(place, chain, now) {
+            Hearing::Out(since) => Some(since),
+            Hearing::Heard(_) | Hearing::MayLive => None,
+        }
+    }
+
+    fn hearing(&self, place: &Member, chain: &Chain, now: Time) -> Hearing {
         let live = self.targets.get(&place.target);
         let gone_since = live.and_then(|l| l.gone).unwrap_or(self.started);
         if self.is_not_offered(place.target) || (rests_on_opening(place) && self.opened_anew(place.target)) {
             return Hearing::Out(gone_since);
         }
-        if self.report(place.target).is_some_and(|r| closed(r, place, chain_ver)) {
+        if self.report(place.target).is_some_and(|r| closed(r, place, chain)) {
             return Hearing::Out(gone_since);
         }
         // Registering takes no lease, but a target just registered is about to be heard of.
         let heard = live.and_then(|l| l.heard);
         let basis = heard.unwrap_or(0).max(live.map_or(0, |l| l.registered)).max(self.started);
-        let end = basis.saturating_add(self.settings.surely_ended() >> u32::from(is(Mutation::RemoveEarly)));
+        let lease = self.settings.surely_ended() >> u32::from(is(Mutation::RemoveEarly));
+        let end = basis.saturating_add(lease);
+        // Without a lease, but there: if it may stay after all, the next heartbeat brings it one.
+        let there = end <= now && live.is_some_and(|l| l.listed.saturating_add(lease) > now);
         match heard {
+            _ if there && !self.retires(chain, place.target, now) => Hearing::MayLive,
             _ if end <= now => Hearing::Out(end),
             Some(at) => Hearing::Heard(at),
             None => Hearing::MayLive,
@@ -95,6 +128,11 @@ impl Manager {
         (row.opened.incarnation != row.offered || reopened) && !is(Mutation::KeepMemoryless)
     }
 
+    /// The chain that a target is a member of.
+    pub(super) fn chain_of(&self, target: TargetId) -> Option<&Chain> {
+        self.state.chains.get(&self.state.targets.get(&target)?.chain)
+    }
+
     /// Still SERVING in the routing, although its memory is gone: it gets no lease before its removal.
     pub(super) fn removal_pending(&self, target: TargetId) -> bool {
         let Some(row) = self.state.targets.get(&target) else { return false };
@@ -116,10 +154,12 @@ pub(super) fn rests_on_opening(place: &Member) -> bool {
 
 /// Whether the report says that the target serves no more. Of a SERVING one "stopped" counts only about the present
 /// chain version; said about another, it is the end of the lease that counts, since no lease follows such a report.
-fn closed(report: &TargetReport, place: &Member, chain_ver: u64) -> bool {
+fn closed(report: &TargetReport, place: &Member, chain: &Chain) -> bool {
     match report.state() {
         LocalState::Online | LocalState::UpToDate => false,
         LocalState::Failed => true,
-        LocalState::Stopped => place.state() != PublicState::Serving || report.chain_ver == chain_ver,
+        LocalState::Stopped => {
+            place.state() != PublicState::Serving || (report.chain, report.chain_ver) == (chain.id, chain.chain_ver)
+        }
     }
 }

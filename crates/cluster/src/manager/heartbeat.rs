@@ -1,9 +1,9 @@
 //! Heartbeats: what a node says of its targets, and the lease it gets for that.
 //!
 //! What must hold: a lease names a routing version that already shows every removal the listed targets are subject
-//! to; a target whose memory is gone gets none before.
+//! to; a target whose memory is gone gets none before; what counts as heard was answered with a lease, and nothing else.
 
-use catena_types::{ChainId, Code, Failure, LocalState, NodeId, Time};
+use catena_types::{ChainId, Code, Failure, LocalState, NodeId, TargetId, Time};
 use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, TargetReport};
 
 use super::{Manager, Outcome};
@@ -27,11 +27,15 @@ impl Manager {
         }
         (node.seq, node.heard) = (Some(request.seq), now);
         self.set_alive(request.node, true);
-        let chains: Vec<ChainId> = request.targets.iter().filter_map(|report| self.hear(report, now)).collect();
+        let leaving = |t: TargetId| self.chain_of(t).is_some_and(|chain| self.retires(chain, t, now));
+        let except: Vec<TargetId> = request.targets.iter().map(|r| r.target).filter(|&t| leaving(t)).collect();
+        let hear = |report| self.hear(report, !except.contains(&report.target), now);
+        let chains: Vec<ChainId> = request.targets.iter().filter_map(hear).collect();
         self.evaluate(chains, now);
         self.publish();
         let withheld = request.targets.iter().any(|r| self.removal_pending(r.target)) && !is(Mutation::GrantBeforeRemoval);
-        let reply = if withheld { self.nothing_granted() } else { self.grant() };
+        let except = if is(Mutation::GrantToLeaving) { Vec::new() } else { except };
+        let reply = if withheld { self.nothing_granted() } else { HeartbeatReply { except, ..self.grant() } };
         self.outcome(reply)
     }
 
@@ -68,13 +72,14 @@ impl Manager {
         LocalState::try_from(state).err().map(|_| format!("unknown state {state}: the node is of a newer build"))
     }
 
-    /// Takes one report in; the chain to evaluate, if there is one.
-    fn hear(&mut self, report: &TargetReport, now: Time) -> Option<ChainId> {
+    /// Takes one report in, which is or is not answered with a lease; the chain to evaluate, if there is one.
+    fn hear(&mut self, report: &TargetReport, granted: bool, now: Time) -> Option<ChainId> {
         let live = self.targets.entry(report.target).or_default();
         live.report = Some((report.clone(), now));
         let open = matches!(report.state(), LocalState::Online | LocalState::UpToDate);
         if open {
-            live.heard = Some(now);
+            live.listed = now;
+            live.heard = if granted { Some(now) } else { live.heard };
         }
         let anew = self.opened_anew(report.target);
         let live = self.targets.entry(report.target).or_default();

@@ -42,11 +42,13 @@ impl Manager {
         if living < request.nodes as usize {
             return Err(busy(format!("{living} of {} nodes have registered: start the others", request.nodes)));
         }
-        let free = self.free_targets();
+        let mut free = self.free_targets();
+        free.values_mut().for_each(|of_node| of_node.truncate(of_node.len().saturating_sub(request.spare as usize)));
         if !self.waited(now) && self.any_unheard(&free) {
             return Err(busy("the manager has just started and has not heard of every node: try again".to_owned()));
         }
-        let chains = make_chains(&free, replicas as usize).map_err(|e| Failure::new(Code::InvalidArgument, e.to_string()))?;
+        let chains = make_chains(&free, &self.racks(), replicas as usize)
+            .map_err(|e| Failure::new(Code::InvalidArgument, e.to_string()))?;
         self.state.replicas = replicas;
         let made = chains.len() as u32;
         (1..).zip(chains).for_each(|(id, targets)| self.add_chain(id, &targets));
@@ -67,7 +69,7 @@ impl Manager {
     }
 
     /// Targets in no chain that are open on living nodes.
-    fn free_targets(&self) -> BTreeMap<NodeId, Vec<TargetId>> {
+    pub(super) fn free_targets(&self) -> BTreeMap<NodeId, Vec<TargetId>> {
         let mut free = BTreeMap::new();
         for (&node, _) in self.state.nodes.iter().filter(|(_, n)| n.alive) {
             let open =

@@ -4,10 +4,13 @@
 //! whether the state changed. What must hold: an answer, and routing, are published only after the state they rest on
 //! is stored; the caller that cannot store must stop.
 
+mod admin;
 mod evaluate;
 mod hearing;
 mod heartbeat;
 mod init;
+mod layout;
+mod moves;
 mod register;
 mod status;
 
@@ -61,8 +64,10 @@ struct NodeLive {
 struct TargetLive {
     /// Last report in the present incarnation, and when.
     report: Option<(TargetReport, Time)>,
-    /// Last time it was listed as open.
+    /// Last time it was listed as open and got a lease for that.
     heard: Option<Time>,
+    /// Last time it was listed as open.
+    listed: Time,
     /// When the present start of its node was let in; 0 if before this manager started.
     registered: Time,
     /// Known since then to have stopped, failed or been opened anew.
@@ -122,6 +127,7 @@ impl Manager {
         self.note_silent_nodes(now);
         let chains: Vec<_> = self.state.chains.keys().copied().collect();
         self.evaluate(chains, now);
+        self.keep_moves(now);
         self.publish();
         std::mem::take(&mut self.changed)
     }

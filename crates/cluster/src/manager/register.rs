@@ -78,14 +78,21 @@ impl Manager {
 
     /// A new start of the node. Whatever its former start held is gone from now on.
     fn admit(&mut self, incarnation: Incarnation, request: &RegisterRequest, now: Time) {
-        let row = NodeRow { incarnation, process: request.process, shard_addrs: request.shard_addrs.clone(), alive: true };
+        let row = NodeRow {
+            incarnation,
+            process: request.process,
+            shard_addrs: request.shard_addrs.clone(),
+            alive: true,
+            rack: request.rack.clone(),
+            draining: self.state.nodes.get(&request.node).is_some_and(|n| n.draining),
+        };
         self.state.nodes.insert(request.node, row);
         self.nodes.insert(request.node, NodeLive { heard: now, seq: None });
         let owned: Vec<TargetId> = self.state.targets.iter().filter(|(_, t)| t.node == request.node).map(|(&id, _)| id).collect();
         for target in owned {
             let live = self.targets.entry(target).or_default();
             live.gone.get_or_insert(now);
-            (live.report, live.heard) = (None, None);
+            (live.report, live.heard, live.listed) = (None, None, 0);
         }
         for offer in &request.targets {
             let id = self.id_of(request.node, incarnation, offer);
@@ -111,7 +118,8 @@ impl Manager {
         let id = self.state.next_target;
         self.state.next_target += 1;
         let opened = Opening { incarnation, count: None };
-        let row = TargetRow { node, shard: offer.shard, uuid: offer.uuid.clone(), chain: 0, offered: incarnation, opened };
+        let (shard, uuid) = (offer.shard, offer.uuid.clone());
+        let row = TargetRow { node, shard, uuid, chain: 0, offered: incarnation, opened, born: incarnation, draining: false };
         self.state.targets.insert(id, row);
         self.touch_routing();
         id

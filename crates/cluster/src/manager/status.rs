@@ -17,6 +17,14 @@ impl Manager {
             routing: self.state.routing(),
             targets: self.targets.values().filter_map(status).collect(),
             lease_ms: self.settings.lease_ms,
+            replicas: self.state.replicas,
+            moves: self.moves(now),
+            draining_nodes: self.state.nodes.iter().filter(|(_, n)| n.draining).map(|(&id, _)| id).collect(),
+            draining_targets: self.state.targets.iter().filter(|(_, t)| t.draining).map(|(&id, _)| id).collect(),
+            rebalancing: self.state.rebalancing,
+            heartbeat_ms: self.settings.heartbeat_ms,
+            replace_after_ms: self.settings.replace_after_ms,
+            max_moves: self.settings.max_moves,
             ..StatusReply::default()
         }
     }

@@ -5,6 +5,7 @@ mod flapping;
 mod kill_and_rejoin;
 mod last_serving_set;
 mod manager_restart;
+mod moves;
 mod normal_start;
 mod partition;
 mod registration;

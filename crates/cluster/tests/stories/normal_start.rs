@@ -9,7 +9,7 @@ use crate::world::World;
 fn from_nothing_to_serving() {
     let mut world = World::new(3, 2);
     let now = world.now;
-    let init = InitRequest { replicas: 3, nodes: 3 };
+    let init = InitRequest { replicas: 3, nodes: 3, ..InitRequest::default() };
     world.start(1);
     world.start(2);
     let early = world.manager.init(now, &init).reply.failure.expect("too early");
@@ -35,7 +35,7 @@ fn from_nothing_to_serving() {
 #[test]
 fn a_chain_table_is_made_once() {
     let mut world = World::running(3, 1, 3);
-    let again = world.manager.init(world.now, &InitRequest { replicas: 2, nodes: 0 });
+    let again = world.manager.init(world.now, &InitRequest { replicas: 2, nodes: 0, ..InitRequest::default() });
     assert!(!again.changed);
     let failure = again.reply.failure.expect("refused");
     assert_eq!(failure.code(), Code::PreconditionFailed);
@@ -48,7 +48,14 @@ fn what_cannot_be_made_is_explained() {
     world.start(1);
     world.start(2);
     world.run(300);
-    let mut init = |replicas| world.manager.init(world.now, &InitRequest { replicas, nodes: 0 }).reply.failure.expect("refused");
+    let mut init = |replicas| {
+        world
+            .manager
+            .init(world.now, &InitRequest { replicas, nodes: 0, ..InitRequest::default() })
+            .reply
+            .failure
+            .expect("refused")
+    };
     assert!(init(3).message.starts_with("3 replicas need 3 nodes with a free target, 2 have one"), "{}", init(3));
     assert_eq!(init(0).code(), Code::InvalidArgument);
     assert_eq!(init(100).code(), Code::InvalidArgument);

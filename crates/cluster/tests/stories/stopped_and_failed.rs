@@ -68,7 +68,7 @@ fn stopped_long_ago() {
 fn opened_anew_soon_after_the_chains_were_made() {
     let mut world = World::new(3, 1);
     (1..=3).for_each(|id| world.start(id));
-    let made = world.manager.init(world.now, &InitRequest { replicas: 3, nodes: 3 }).reply;
+    let made = world.manager.init(world.now, &InitRequest { replicas: 3, nodes: 3, ..InitRequest::default() }).reply;
     assert_eq!(made.failure, None);
     assert!((1..=3).all(|id| world.heartbeat(id).lease_ms > 0));
     world.now += MS;

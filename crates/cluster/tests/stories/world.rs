@@ -36,6 +36,7 @@ pub(crate) struct SimNode {
     pub(crate) connected: bool,
     pub(crate) targets: Vec<SimTarget>,
     pub(crate) routing: Option<Routing>,
+    pub(crate) rack: String,
 }
 
 pub(crate) struct World {
@@ -54,6 +55,7 @@ impl SimNode {
             process: self.process,
             shard_addrs: vec![format!("10.0.0.{}:7000", self.id)],
             targets: self.targets.iter().map(offer).collect(),
+            rack: self.rack.clone(),
         }
     }
 
@@ -73,6 +75,7 @@ impl SimNode {
                 target: t.id,
                 state: if synced && t.state == LocalState::Online { LocalState::UpToDate } else { t.state } as i32,
                 chain_ver: chain.map_or(0, |c| c.chain_ver),
+                chain: chain.map_or(0, |c| c.id),
                 open_count: t.open_count,
                 sync_failed: if gave_up { "NoSpace".to_owned() } else { String::new() },
                 ..TargetReport::default()
@@ -91,15 +94,32 @@ impl SimNode {
 impl World {
     /// A cluster of `nodes` nodes with `targets` targets each, registered, in chains of `replicas`, everybody heard of.
     pub(crate) fn running(nodes: u32, targets: u32, replicas: u32) -> World {
+        World::running_with(nodes, targets, replicas, 0)
+    }
+
+    /// The same with `spare` targets of each node in no chain.
+    pub(crate) fn running_with(nodes: u32, targets: u32, replicas: u32, spare: u32) -> World {
         let mut world = World::new(nodes, targets);
         let ids: Vec<_> = world.nodes.keys().copied().collect();
         ids.iter().for_each(|&id| world.start(id));
         world.run(300);
-        let now = world.now;
-        let made = world.manager.init(now, &InitRequest { replicas, nodes }).reply;
-        assert_eq!(made.failure, None);
-        world.run(600);
+        world.init(replicas, spare);
         world
+    }
+
+    /// Makes the chain table.
+    pub(crate) fn init(&mut self, replicas: u32, spare: u32) {
+        let nodes = self.nodes.len() as u32;
+        let made = self.manager.init(self.now, &InitRequest { replicas, nodes, spare }).reply;
+        assert_eq!(made.failure, None);
+        self.run(600);
+    }
+
+    /// One more node, which has not started yet.
+    pub(crate) fn add_node(&mut self, id: NodeId, targets: u32) {
+        let mut node = World::new(id, targets).nodes.remove(&id).expect("the last of them");
+        node.connected = true;
+        self.nodes.insert(id, node);
     }
 
     /// Nodes that have not started yet.
@@ -123,6 +143,7 @@ impl World {
             connected: true,
             targets: (0..targets).map(|n| target(id, n)).collect(),
             routing: None,
+            rack: String::new(),
         };
         let manager = Manager::new(Settings::default(), State::new(0xca7e), 0);
         World { now: 10_000 * MS, manager, nodes: (1..=nodes).map(|id| (id, node(id))).collect(), version: 0 }
@@ -170,7 +191,7 @@ impl World {
         let reply = self.manager.heartbeat(now, &request).reply;
         if reply.lease_ms > 0 {
             let until = now + Time::from(reply.lease_ms) * MS;
-            for listed in &request.targets {
+            for listed in request.targets.iter().filter(|t| !reply.except.contains(&t.target)) {
                 let target = node.targets.iter_mut().find(|t| t.id == listed.target).expect("it was listed");
                 target.lease = Some((until, reply.routing_ver));
             }

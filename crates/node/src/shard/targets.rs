@@ -202,7 +202,12 @@ impl Targets {
         for n in 0..self.list.len() {
             self.apply_to(n, routing, now, out);
         }
-        self.by_chain = self.list.iter().enumerate().filter(|(_, t)| t.chain != 0).map(|(n, t)| (t.chain, n)).collect();
+        // A target that was moved away gives way to the one that took its place here.
+        let member = |t: &Target| routing.target(t.id).is_some_and(|info| info.chain == t.chain);
+        let mut assigned: Vec<(bool, ChainId, usize)> =
+            self.list.iter().enumerate().filter(|(_, t)| t.chain != 0).map(|(n, t)| (member(t), t.chain, n)).collect();
+        assigned.sort_unstable();
+        self.by_chain = assigned.into_iter().map(|(_, chain, n)| (chain, n)).collect();
     }
 
     fn apply_to(&mut self, n: usize, routing: &Routing, now: Time, out: &mut Commands) {
@@ -346,6 +351,7 @@ impl Target {
             target: self.id,
             state: state as i32,
             chain_ver: report.chain_ver,
+            chain: report.chain,
             open_count: self.open_count,
             space: self.space(),
             sync_failed: report.sync_failed,

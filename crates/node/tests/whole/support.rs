@@ -76,7 +76,8 @@ impl Cluster {
     pub(crate) async fn init(&mut self, replicas: u32) {
         let manager = self.rpc(&self.manager_addr.clone()).await;
         let nodes = self.nodes.len() as u32;
-        let (reply, _): (InitReply, _) = manager.call(Kind::Init, &InitRequest { replicas, nodes }, LONG).await.expect("a reply");
+        let (reply, _): (InitReply, _) =
+            manager.call(Kind::Init, &InitRequest { replicas, nodes, ..InitRequest::default() }, LONG).await.expect("a reply");
         assert_eq!(reply.failure, None);
     }
 

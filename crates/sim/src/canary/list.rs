@@ -432,6 +432,30 @@ pub const CANARIES: &[Canary] = &[
         within: 100,
     },
     Canary {
+        name: "depart-early",
+        rule: "a member on its way out goes when the chain is full without it",
+        off: &[Off::Manager(cluster::Mutation::DepartEarly)],
+        within: 200,
+    },
+    Canary {
+        name: "depart-serving",
+        rule: "a member on its way out goes when it serves no more",
+        off: &[Off::Manager(cluster::Mutation::DepartServing)],
+        within: 200,
+    },
+    Canary {
+        name: "grant-to-leaving",
+        rule: "who is to be out gets no lease",
+        off: &[Off::Manager(cluster::Mutation::GrantToLeaving)],
+        within: 200,
+    },
+    Canary {
+        name: "never-replace",
+        rule: "a target that is out for long is replaced",
+        off: &[Off::Manager(cluster::Mutation::NeverReplace)],
+        within: 200,
+    },
+    Canary {
         name: "lease-from-receipt",
         rule: "a lease counts from when the heartbeat was sent",
         off: &[Off::Node(node::Mutation::LeaseFromReceipt)],

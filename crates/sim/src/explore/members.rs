@@ -156,6 +156,8 @@ impl Members {
                 sync_failed: report.is_some_and(|r| !r.sync_failed.is_empty()),
                 backing_off: known.backing_off,
                 uuid_matches: !known.strange || self.off.is(Rule::DiskIdentity),
+                leaving: false,
+                replaced: false,
             }
         };
         chain.members.iter().map(|m| (m.target, facts(m))).collect()
@@ -172,7 +174,7 @@ impl Members {
                     .for_each(|m| m.set_state(PublicState::LastSrv));
             }
             let facts = self.facts(&chain);
-            let Some(next) = next_chain(&chain, &facts) else { return };
+            let Some(next) = next_chain(&chain, &facts, chain.members.len()) else { return };
             check_chain(&next).expect("the transitions keep the rules of a chain");
             let failed = catena_cluster::chain::failed_sink(&chain, &facts);
             if let Some(sink) = failed.filter(|&t| next.state_of(t) == Some(PublicState::Waiting)) {

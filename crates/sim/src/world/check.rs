@@ -37,7 +37,8 @@ impl World {
             return;
         }
         let id = self.nodes[node].slots[slot].id;
-        let Some(chain) = self.manager.routing_of(id) else { return };
+        // One that was moved away may serve nothing.
+        let chain = self.manager.routing_of(id).unwrap_or_default();
         let found = self
             .one_configuration(id)
             .or_else(|| self.one_answer(&chain))
@@ -218,6 +219,7 @@ impl World {
             let old = before.as_ref().and_then(|r| r.chain(chain.id));
             self.fail_if(one_sink(chain));
             self.fail_if(membership(chain, old));
+            self.fail_if(replicas(routing, chain, old, self.plan.replicas as usize));
             if let Some(old) = old {
                 let joins = self.equal_sink(chain, old);
                 self.fail_if(joins);
@@ -328,6 +330,24 @@ fn one_sink(chain: &Chain) -> Result<(), Violation> {
         return Err(Rule::Sync.broken(format!("two SYNCING targets: {chain:?}")));
     }
     Ok(())
+}
+
+/// A chain keeps all its replicas while one of them moves; whoever leaves leaves a full chain, or never served; and nobody
+/// is a member of two.
+fn replicas(routing: &Routing, chain: &Chain, old: Option<&Chain>, replicas: usize) -> Result<(), Violation> {
+    if !(replicas..=replicas + 1).contains(&chain.members.len()) {
+        return Err(Rule::Replicas.broken(format!("{} members instead of {replicas}: {chain:?}", chain.members.len())));
+    }
+    if let Some(m) = chain.members.iter().find(|m| routing.target(m.target).is_none_or(|t| t.chain != chain.id)) {
+        return Err(Rule::Replicas.broken(format!("target {} is a member, but assigned elsewhere: {chain:?}", m.target)));
+    }
+    let Some(old) = old else { return Ok(()) };
+    let gone = |m: &&Member| chain.state_of(m.target).is_none();
+    let needed = |m: &Member| matches!(m.state(), PublicState::Serving | PublicState::LastSrv);
+    match old.members.iter().find(gone).filter(|m| needed(m) && chain.serving().count() < replicas) {
+        Some(m) => Err(Rule::Replicas.broken(format!("target {} left before {chain:?} was full", m.target))),
+        None => Ok(()),
+    }
 }
 
 fn membership(chain: &Chain, old: Option<&Chain>) -> Result<(), Violation> {

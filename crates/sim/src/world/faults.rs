@@ -10,7 +10,7 @@ use super::plan::Step;
 use super::{Ev, MS, World};
 
 /// The kinds of faults; a plan weighs each.
-pub(super) const KINDS: [&str; 21] = [
+pub(super) const KINDS: [&str; 24] = [
     "kill",
     "power cut of one",
     "power cut of all",
@@ -32,7 +32,13 @@ pub(super) const KINDS: [&str; 21] = [
     "half isolated",
     "manager deposed",
     "store hangs",
+    "operator",
+    "disk replaced",
+    "node gone",
 ];
+
+/// Those that make replicas move.
+pub(super) const MOVING: std::ops::Range<usize> = 21..24;
 
 /// Which of them is bit rot.
 pub(super) const ROT: usize = 14;
@@ -108,6 +114,9 @@ impl World {
             }
             "manager deposed" => self.depose_manager(),
             "store hangs" => self.hang_the_store(),
+            "operator" => self.operate(node),
+            "disk replaced" => self.replace_disk(node),
+            "node gone" => self.lose_node(node),
             "no room" => self.take_room(node),
             "bit rot" => self.rot(node),
             "half isolated" => {
@@ -301,7 +310,7 @@ impl World {
         for node in 0..self.nodes.len() {
             self.nodes[node].paused_until = 0;
             self.nodes[node].late_until = 0;
-            for slot in 0..self.plan.targets {
+            for slot in 0..self.nodes[node].slots.len() {
                 self.put_disk_back(node, slot);
                 self.set_background(node, slot);
                 self.give_room(node, slot);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use catena_cluster::{Primary, Settings, State, Verdict};
 use catena_types::{PublicState, Routing, RoutingDelta, TargetId, Time};
-use catena_wire::manager::{HeartbeatRequest, InitRequest, RegisterRequest};
+use catena_wire::manager::{AdminReply, AdminRequest, HeartbeatRequest, InitRequest, RegisterRequest, StatusReply, Task};
 
 use super::{Ev, MS, Plan, Rule, World};
 
@@ -35,7 +35,11 @@ pub(super) struct Mgr {
 impl Mgr {
     pub(super) fn new(plan: &Plan) -> Mgr {
         Mgr {
-            settings: Settings::new(plan.lease_ms, plan.heartbeat_ms),
+            settings: Settings {
+                replace_after_ms: plan.replace_after_ms,
+                max_moves: plan.max_moves,
+                ..Settings::new(plan.lease_ms, plan.heartbeat_ms)
+            },
             stored: State::new(0xca7e_4a00),
             term: 0,
             elected: None,
@@ -54,6 +58,23 @@ impl Mgr {
 
     pub(super) fn up(&self) -> bool {
         self.elected.is_some()
+    }
+
+    /// What the elected one has decided.
+    pub(super) fn state(&self) -> Option<&State> {
+        Some(self.elected.as_ref()?.core().state())
+    }
+
+    /// What the elected one says of itself.
+    pub(super) fn status(&self, now: Time) -> Option<StatusReply> {
+        Some(self.elected.as_ref()?.status(now))
+    }
+
+    /// An operator asks the elected one for something.
+    pub(super) fn admin(&mut self, now: Time, task: Task) -> Option<AdminReply> {
+        match self.elected.as_mut()?.admin(now, &AdminRequest { task: Some(task) }) {
+            Verdict::Now(reply) | Verdict::Stored(reply) => Some(reply),
+        }
     }
 
     /// Whether the chain table is made.
@@ -131,10 +152,11 @@ impl World {
             primary.renew(until);
             primary.tick(now);
             if primary.core().state().table.is_empty() {
-                let request = InitRequest { replicas: self.plan.replicas, nodes: self.plan.nodes as u32 };
+                let request = InitRequest { replicas: self.plan.replicas, nodes: self.plan.nodes as u32, spare: self.plan.spare };
                 primary.init(now, &request);
             }
         }
+        self.look_after_losses();
         self.store_next();
         // Several times per term.
         let at = self.now + Time::from(self.plan.heartbeat_ms) * MS / 2;
@@ -142,7 +164,7 @@ impl World {
     }
 
     /// Checks what was decided, and has it stored.
-    fn store_next(&mut self) {
+    pub(super) fn store_next(&mut self) {
         let decided = self.manager.elected.as_ref().map(|p| p.core().state()).filter(|s| s.version > self.manager.decided);
         if let Some(routing) = decided.map(|state| Arc::new(state.routing())) {
             self.manager.decided = routing.version;

@@ -17,6 +17,7 @@ mod manager;
 mod net;
 mod node;
 mod plan;
+mod repair;
 mod rest;
 mod rot;
 mod rules;
@@ -235,6 +236,7 @@ pub struct World {
     checks: check::Checks,
     coverage: Coverage,
     faults_stopped: bool,
+    losses: repair::Losses,
     hash: u64,
     events: u64,
     ops: u64,
@@ -270,6 +272,7 @@ impl World {
             checks: check::Checks::default(),
             coverage: Coverage::default(),
             faults_stopped: false,
+            losses: repair::Losses::default(),
             hash: seed,
             events: 0,
             ops: 0,

@@ -51,7 +51,7 @@ pub(super) struct Process {
 /// A target of a node.
 pub(super) struct Slot {
     pub(super) shard: u32,
-    uuid: [u8; 16],
+    pub(super) uuid: [u8; 16],
     /// 0 until registered.
     pub(super) id: TargetId,
     pub(super) medium: Medium,
@@ -72,10 +72,10 @@ pub(super) struct Slot {
 }
 
 /// A disk that was taken out.
-struct Spare {
-    medium: Medium,
-    uuid: [u8; 16],
-    rot: Rot,
+pub(super) struct Spare {
+    pub(super) medium: Medium,
+    pub(super) uuid: [u8; 16],
+    pub(super) rot: Rot,
 }
 
 /// An open target.
@@ -94,6 +94,13 @@ pub(super) struct Open {
 }
 
 impl Slot {
+    /// A slot with that disk in it, which the manager does not know.
+    pub(super) fn new(shard: u32, disk: Spare) -> Slot {
+        let Spare { medium, uuid, rot } = disk;
+        let (open, left, spare) = (None, None, None);
+        Slot { shard, uuid, id: 0, medium, open, open_count: 0, rot, left, rotted: false, noisy: false, adopted: 0, spare }
+    }
+
     /// What a power cut now would leave at worst, of an open target.
     pub(super) fn worst(&self) -> Option<Result<Left, String>> {
         Some(self.open.as_ref()?.store.worst().look(&self.rot))
@@ -189,22 +196,8 @@ impl World {
                 let kind = if self.rng.below(self.plan.in_place_one_in) == 0 { StoreKind::InPlace } else { StoreKind::Cow };
                 match Medium::format(real.then_some(kind), uuid, &self.plan) {
                     Ok(medium) => {
-                        let (shard, rot) = (t as u32 % self.plan.shards, Rot::default());
-                        let (open, left, spare) = (None, None, None);
-                        slots.push(Slot {
-                            shard,
-                            uuid,
-                            id: 0,
-                            medium,
-                            open,
-                            open_count: 0,
-                            rot,
-                            left,
-                            rotted: false,
-                            noisy: false,
-                            adopted: 0,
-                            spare,
-                        });
+                        let shard = t as u32 % self.plan.shards;
+                        slots.push(Slot::new(shard, Spare { medium, uuid, rot: Rot::default() }));
                     }
                     Err(e) => self.fail(Rule::Space, e),
                 }
@@ -268,7 +261,7 @@ impl World {
     }
 
     pub(super) fn start_process(&mut self, node: usize) {
-        if self.nodes[node].process.is_some() {
+        if self.nodes[node].process.is_some() || self.losses.node == Some(node) {
             return;
         }
         let number = self.rng.bits() | 1;
@@ -634,6 +627,7 @@ impl World {
             process,
             shard_addrs: (0..self.plan.shards).map(|s| format!("{}:{s}", node + 1)).collect(),
             targets: n.slots.iter().map(offer).collect(),
+            rack: String::new(),
         }
     }
 
@@ -648,6 +642,7 @@ impl World {
                 target: s.id,
                 state: report.state as i32,
                 chain_ver: report.chain_ver,
+                chain: report.chain,
                 open_count: s.open_count,
                 space: open.store.chunks().space(),
                 sync_failed: report.sync_failed,
@@ -757,9 +752,25 @@ impl World {
         let s = &n.slots[slot];
         let Some(routing) = n.process.as_ref().and_then(|p| p.routing[s.shard as usize].clone()) else { return };
         let gate = s.open.as_ref().and_then(|o| o.gate);
-        let chain = routing.target(s.id).and_then(|t| routing.chain(t.chain));
+        let adopted = s.open.as_ref().map_or(0, |o| o.replica.report().chain);
+        // A target that was taken out of its chain learns that from the chain it was in.
+        let assigned = routing.target(s.id).map_or(0, |t| if t.chain == 0 { adopted } else { t.chain });
+        if adopted != 0 && assigned != adopted {
+            return self.open_for_another_chain(node, slot);
+        }
+        let chain = routing.chain(assigned);
         if let Some(chain) = chain.filter(|_| gate.is_some_and(|g| g <= routing.version) || is(Mutation::OldRouting)) {
             self.give(node, slot, Event::Routing { version: routing.version, chain: chain.clone() });
+        }
+    }
+
+    /// A target that was moved to another chain forgets the one it was in.
+    fn open_for_another_chain(&mut self, node: usize, slot: usize) {
+        self.coverage.hit("target opened anew for another chain");
+        self.close_slot(node, slot, Store::kill);
+        self.nodes[node].slots[slot].adopted = 0;
+        if let Some(process) = self.nodes[node].process() {
+            self.after(5 * MS, Ev::Reopen { node, slot, process });
         }
     }
 

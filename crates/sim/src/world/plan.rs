@@ -72,6 +72,12 @@ pub struct Plan {
     pub strike: Option<Step>,
     /// Weight of each kind of fault, see [`super::faults::KINDS`].
     pub weights: Vec<u64>,
+    /// Targets of each node that are in no chain at first.
+    pub spare: u32,
+    /// Time after which a target that is out is replaced, in milliseconds.
+    pub replace_after_ms: u64,
+    /// Most replicas that move at a time.
+    pub max_moves: u32,
 }
 
 /// A step of the protocol: a message of this kind is sent.
@@ -110,8 +116,19 @@ impl Plan {
         let think = rng.between(2, 40) * MS;
         let duration = (2 * ops * think / (clients * lanes) as u64).clamp(1000 * MS, 30_000 * MS);
         let net = *rng.pick(&[50_000, 200_000, MS, 5 * MS]);
-        let mut weights: Vec<u64> =
-            super::faults::KINDS.iter().map(|_| if rng.chance(1, 3) { 0 } else { rng.between(1, 6) }).collect();
+        let mut weights: Vec<u64> = super::faults::KINDS
+            .iter()
+            .enumerate()
+            .map(|(kind, _)| {
+                if super::faults::MOVING.contains(&kind) {
+                    0
+                } else if rng.chance(1, 3) {
+                    0
+                } else {
+                    rng.between(1, 6)
+                }
+            })
+            .collect();
         if rng.chance(1, 3) {
             // Most of it hits what no chunk uses any more.
             weights[super::faults::ROT] = 40;
@@ -125,7 +142,7 @@ impl Plan {
         let (keys, chunk_size) = (rng.between(1, 6), *rng.pick(&[4096, 8192, 16384, 32768]));
         // What every key needs twice over, and a little: less would never be enough.
         let least = 3 * keys * u64::from(chunk_size / 4096);
-        Plan {
+        let mut plan = Plan {
             nodes,
             shards: rng.between(1, 2) as u32,
             targets: rng.between(1, 2) as usize,
@@ -171,6 +188,26 @@ impl Plan {
             break_one_in: *rng.pick(&[0, 0, 300, 60]),
             strike: *rng.pick(&Step::PICK),
             weights,
+            spare: 0,
+            replace_after_ms: catena_cluster::state::REPLACE_AFTER_MS,
+            max_moves: catena_cluster::state::MAX_MOVES,
+        };
+        // Of numbers of their own, so that the other plans stay as they were.
+        plan.draw_moves(&mut Rng::new(rng.clone().bits()));
+        plan
+    }
+
+    /// Whether replicas move in this world: then there is somewhere to go, and disks and nodes may be lost for good.
+    fn draw_moves(&mut self, rng: &mut Rng) {
+        let moving = rng.chance(1, 3);
+        let weight = |rng: &mut Rng| if moving { rng.between(0, 6) } else { 0 };
+        super::faults::MOVING.for_each(|kind| self.weights[kind] = weight(rng));
+        if moving {
+            self.weights[super::faults::MOVING.start] += 10;
+            self.nodes = self.nodes.max(self.replicas as usize + 1);
+            (self.spare, self.targets) = (1, self.targets + 1);
+            self.replace_after_ms = u64::from(self.lease_ms) * rng.between(2, 12);
+            self.max_moves = rng.between(1, 3) as u32;
         }
     }
 }

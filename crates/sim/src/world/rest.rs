@@ -22,6 +22,9 @@ impl World {
         if let Some(n) = self.clients.iter().position(|c| !c.idle()) {
             return Some(format!("client {n} still waits"));
         }
+        if let Some(why) = self.moves_under_way() {
+            return Some(why);
+        }
         let routing = self.manager.routing();
         for chain in &routing.chains {
             if chain.members.iter().any(|m| m.state() != PublicState::Serving) {

@@ -146,5 +146,8 @@ impl World {
 fn alone(routing: &Routing, target: TargetId) -> bool {
     let chain = routing.target(target).and_then(|t| routing.chain(t.chain));
     let has_data = |state: PublicState| matches!(state, PublicState::Serving | PublicState::LastSrv);
-    !chain.is_some_and(|c| c.members.iter().any(|m| m.target != target && has_data(m.state())))
+    let node = |target| routing.target(target).map(|t| t.node);
+    // A replica may be moving between two disks of one node: both rot.
+    let elsewhere = |t: TargetId| node(t) != node(target);
+    !chain.is_some_and(|c| c.members.iter().any(|m| elsewhere(m.target) && has_data(m.state())))
 }

@@ -31,6 +31,8 @@ pub enum Rule {
     Sync,
     /// Invariant 13.
     Membership,
+    /// A move takes no replica away before there is another one.
+    Replicas,
     /// No two targets of a chain would answer a version query differently.
     OneAnswer,
     /// A target outside SERVING commits only what was forwarded to it under the present chain version.
@@ -49,7 +51,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 20] = {
+    pub const ALL: [Rule; 21] = {
         use Rule::*;
         [
             Linearizable,
@@ -65,6 +67,7 @@ impl Rule {
             GoodBytes,
             Sync,
             Membership,
+            Replicas,
             OneAnswer,
             SinkCommits,
             Liveness,
@@ -91,6 +94,7 @@ impl Rule {
             Rule::GoodBytes => "I11 bytes are those of their version",
             Rule::Sync => "I12 one sink, equal when it joins",
             Rule::Membership => "I13 somebody serves, or a last serving set",
+            Rule::Replicas => "a move never takes a replica away first",
             Rule::OneAnswer => "one answer to a version query",
             Rule::SinkCommits => "a sink commits what its source forwarded",
             Rule::Liveness => "liveness",

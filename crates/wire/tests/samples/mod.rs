@@ -184,6 +184,7 @@ fn manager() -> Vec<Sample> {
         process: 0xabcd,
         shard_addrs: vec!["10.0.0.2:7001".to_owned(), "10.0.0.2:7002".to_owned()],
         targets: vec![offer],
+        rack: "r1".to_owned(),
     };
     let registered = RegisterReply {
         failure: failure(),
@@ -197,6 +198,7 @@ fn manager() -> Vec<Sample> {
         target: 31,
         state: LocalState::UpToDate as i32,
         chain_ver: 21,
+        chain: 7,
         open_count: 2,
         space,
         sync_failed: "no space".to_owned(),
@@ -220,6 +222,14 @@ fn manager() -> Vec<Sample> {
         lease_ms: 1500,
         primary: "10.0.0.1:7400".to_owned(),
         storing_ms: 40,
+        replicas: 3,
+        moves: vec![replica_move()],
+        draining_nodes: vec![4],
+        draining_targets: vec![31],
+        rebalancing: true,
+        heartbeat_ms: 300,
+        replace_after_ms: 600_000,
+        max_moves: 4,
     };
     vec![
         sample("RegisterRequest", Kind::Register, register),
@@ -232,11 +242,25 @@ fn manager() -> Vec<Sample> {
             Kind::RoutingReply,
             RoutingReply { failure: failure(), routing: Some(routing()), delta: Some(delta()) },
         ),
-        sample("InitRequest", Kind::Init, InitRequest { replicas: 3, nodes: 5 }),
+        sample("InitRequest", Kind::Init, InitRequest { replicas: 3, nodes: 5, spare: 1 }),
         sample("InitReply", Kind::InitReply, InitReply { failure: failure(), chains: 8 }),
         sample("StatusRequest", Kind::Status, StatusRequest {}),
         sample("StatusReply", Kind::StatusReply, status),
+        admin("Drain", Task::Drain(Drain { node: 2, target: 31, cancel: true })),
+        admin("Rebalance", Task::Rebalance(Rebalance { dry_run: true, cancel: true })),
+        admin("Move", Task::Move(replica_move())),
+        admin("Rotate", Task::Rotate(7)),
+        admin("CancelMove", Task::CancelMove(7)),
+        sample("AdminReply", Kind::AdminReply, AdminReply { failure: failure(), moves: vec![replica_move()] }),
     ]
+}
+
+fn admin(name: &'static str, task: Task) -> Sample {
+    sample(name, Kind::Admin, AdminRequest { task: Some(task) })
+}
+
+fn replica_move() -> ReplicaMove {
+    ReplicaMove { chain: 7, leaving: 31, joining: 36, reason: MoveReason::Drain as i32 }
 }
 
 fn routing() -> Routing {
@@ -245,7 +269,13 @@ fn routing() -> Routing {
     Routing {
         version: 56,
         cluster: 0xc1c2_c3c4,
-        nodes: vec![NodeInfo { id: 2, incarnation: 9, shard_addrs: vec!["10.0.0.2:7001".to_owned()], alive: true }],
+        nodes: vec![NodeInfo {
+            id: 2,
+            incarnation: 9,
+            shard_addrs: vec!["10.0.0.2:7001".to_owned()],
+            alive: true,
+            rack: "r1".to_owned(),
+        }],
         targets: vec![TargetInfo { id: 31, node: 2, shard: 1, uuid: (0..16).collect(), chain: 7 }],
         chains: vec![Chain { id: 7, chain_ver: 21, members: (31..).zip(states).map(|(t, s)| member(t, s)).collect() }],
         table: vec![7, 8, 7, 300],

@@ -51,7 +51,7 @@ fn routing(version: u64, chain: ChainId, chain_ver: u64) -> Routing {
     Routing {
         version,
         cluster: 0xc1,
-        nodes: vec![NodeInfo { id: 1, incarnation: 5, shard_addrs: vec![String::new()], alive: true }],
+        nodes: vec![NodeInfo { id: 1, incarnation: 5, shard_addrs: vec![String::new()], alive: true, rack: String::new() }],
         targets: vec![TargetInfo { id: 31, node: 1, shard: 0, uuid: Vec::new(), chain }],
         chains: vec![Chain { id: chain, chain_ver, members: vec![member] }],
         table: vec![chain],
