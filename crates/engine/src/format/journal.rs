@@ -194,6 +194,25 @@ pub(crate) struct ScrubMark {
     pub(crate) after: Vec<u8>,
 }
 
+impl StageRecord {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_key(self.key.as_bytes());
+        out.put_u32(self.chunk_size);
+        for v in [self.ver, self.base, self.chain_ver] {
+            out.put_u64(v);
+        }
+        out.put_tag(&self.tag);
+        out.put_u8(u8::from(self.remove));
+        for v in [self.len, self.checksum, self.first] {
+            out.put_u32(v);
+        }
+        out.put_runs(&self.runs);
+        out.put_crcs(&self.crcs);
+        out.put_slot(self.slot);
+        put_held(out, &self.held);
+    }
+}
+
 impl Record {
     /// The chunk it is about.
     pub(crate) fn key(&self) -> Option<&ChunkKey> {
@@ -217,22 +236,9 @@ impl Record {
         let start = out.len();
         out.put_u32(0);
         match self {
-            Record::Stage(s) => {
+            Record::Stage(stage) => {
                 out.put_u8(1);
-                out.put_key(s.key.as_bytes());
-                out.put_u32(s.chunk_size);
-                for v in [s.ver, s.base, s.chain_ver] {
-                    out.put_u64(v);
-                }
-                out.put_tag(&s.tag);
-                out.put_u8(u8::from(s.remove));
-                for v in [s.len, s.checksum, s.first] {
-                    out.put_u32(v);
-                }
-                out.put_runs(&s.runs);
-                out.put_crcs(&s.crcs);
-                out.put_slot(s.slot);
-                put_held(out, &s.held);
+                stage.encode(out);
             }
             Record::Commit { key, ver, chain_ver } => {
                 out.put_u8(2);
