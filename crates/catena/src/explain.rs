@@ -164,7 +164,7 @@ mod tests {
 
     fn world(hosts: [&str; 2]) -> (Updated, Routing) {
         let hops = vec![hop(2, 1_000_100), hop(1, 1_000_000)];
-        let updated = Updated { ver: 1, len: 1, checksum: 2, chain_ver: 1, chain: 1, hops, attempts: 1 };
+        let updated = Updated { ver: 1, len: 1, checksum: 2, chain_ver: 1, chain: 1, hops, attempts: 1, trace: 1 };
         let node = |id: u32| NodeInfo {
             id,
             incarnation: 1,

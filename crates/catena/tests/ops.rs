@@ -112,3 +112,42 @@ fn whoever_cannot_serve_answers_503_and_says_why() {
     manager.wait().expect("it ended");
     assert_eq!(answer.0, 503, "{answer:?}");
 }
+
+#[test]
+fn one_update_is_followed_through_every_log() {
+    const LOG: &[&str] = &["--log", "info,catena::update=debug", "--log-format", "json"];
+    let cluster = Cluster::with_services(3, LOG, &["--log-format", "json"], |_| Vec::new());
+    let written: Value = serde_json::from_str(&cluster.ok(&["chunk", "write", "k", "--data", "x", "--json"])).expect("JSON");
+    let trace = written["trace"].as_str().expect("a number").to_owned();
+    let steps_of = |process: &str| -> Vec<String> {
+        let log = cluster.log(process);
+        let lines = log.lines().filter(|l| l.starts_with('{')).map(|l| serde_json::from_str::<Value>(l).expect("JSON lines"));
+        lines.filter(|l| l["trace"] == trace.as_str()).filter_map(|l| Some(l["message"].as_str()?.to_owned())).collect()
+    };
+    let mut heads = 0;
+    for node in ["node1", "node2", "node3"] {
+        let steps = steps_of(node);
+        let has = |step: &str| steps.iter().any(|s| s == step);
+        assert!(has("staged") && has("committed"), "{node}: {steps:?}");
+        heads += usize::from(has("received") && has("forwarded") && has("replied"));
+        assert!(has("received") || has("forward received"), "{node}: {steps:?}");
+    }
+    assert_eq!(heads, 1, "one head");
+}
+
+#[test]
+fn operators_scrub_and_watch() {
+    let cluster = Cluster::with_services(2, &[], &[], |_| Vec::new());
+    cluster.ok(&["chunk", "write", "k", "--data", "hello"]);
+    cluster.ok(&["admin", "scrub", "start"]);
+    let passes = |c: &Cluster| -> Vec<u64> {
+        let status: Value = serde_json::from_str(&c.ok(&["admin", "scrub", "status", "--json"])).expect("JSON");
+        status["targets"].as_array().expect("a list").iter().map(|t| t["passes"].as_u64().expect("a number")).collect()
+    };
+    cluster.eventually("every target has completed a pass", |c| passes(c).iter().all(|&n| n > 0));
+    assert_eq!(passes(&cluster).len(), 2);
+    assert!(cluster.ok(&["admin", "scrub", "status", "--target", "1"]).contains("PASSES"));
+    assert!(cluster.fails(&["admin", "scrub", "start", "--target", "99"]).contains("no target 99"));
+    let seen = cluster.ok(&["admin", "watch", "--looks", "2", "--every", "100ms"]);
+    assert!(seen.contains("healthy") && seen.contains("UPDATES/s"), "{seen}");
+}

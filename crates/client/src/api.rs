@@ -91,6 +91,8 @@ pub struct Updated {
     pub hops: Vec<Hop>,
     /// Times it was sent.
     pub attempts: u32,
+    /// What it is called in the logs of the nodes.
+    pub trace: u64,
 }
 
 /// How a read is made.

@@ -94,9 +94,11 @@ impl Inner {
             match call.step(self.routes.clock.now(), &routing) {
                 Step::Send(to) => {
                     (request.chain_ver, request.first) = (to.chain_ver, to.first);
+                    let trace = request.tag.trace();
+                    tracing::debug!(target: "catena::update", trace = format_args!("{trace:016x}").to_string(), "sent");
                     let answer = self.send::<_, UpdateReply>(&routing, &to, (Kind::Update, &request), payload.clone()).await;
                     if let Some(reply) = self.update_answer(&mut call, &mut channel, &to, answer) {
-                        return Ok(updated(reply, chain, call.attempts()));
+                        return Ok(updated(reply, chain, call.attempts(), request.tag.trace()));
                     }
                 }
                 Step::Wait { until, newer_than } => self.routes.wait(newer_than, until).await,
@@ -209,7 +211,7 @@ impl Inner {
     }
 }
 
-fn updated(reply: UpdateReply, chain: ChainId, attempts: u32) -> Updated {
+fn updated(reply: UpdateReply, chain: ChainId, attempts: u32, trace: u64) -> Updated {
     Updated {
         ver: reply.ver,
         len: reply.len,
@@ -218,6 +220,7 @@ fn updated(reply: UpdateReply, chain: ChainId, attempts: u32) -> Updated {
         chain,
         hops: reply.hops,
         attempts,
+        trace,
     }
 }
 

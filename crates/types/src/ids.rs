@@ -51,6 +51,13 @@ pub struct Tag {
 }
 
 impl Tag {
+    /// A number for people to follow the update by, through the logs of every process. Equal for equal tags; others differ
+    /// but for chance.
+    pub fn trace(&self) -> u64 {
+        let session = self.client ^ u64::from(self.channel).rotate_left(32);
+        session.wrapping_add(self.seq).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
     /// The session this update belongs to.
     pub fn session(&self) -> SessionId {
         SessionId { client: self.client, channel: self.channel }

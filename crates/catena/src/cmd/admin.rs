@@ -3,7 +3,11 @@
 mod change;
 mod explain;
 mod moves;
+mod scrub;
 mod show;
+mod watch;
+
+use std::process::ExitCode;
 
 use clap::Subcommand;
 
@@ -51,6 +55,10 @@ enum Command {
     /// Spread replicas evenly over nodes and racks, for example after adding a node
     #[command(after_help = "Examples:\n  catena admin rebalance --dry-run\n  catena admin rebalance")]
     Rebalance(change::RebalanceArgs),
+    /// Verify all data: start passes, and see how far they are
+    Scrub(scrub::Args),
+    /// The cluster as it is now, drawn anew every second
+    Watch(watch::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,20 +79,23 @@ struct InitArgs {
     manager: Manager,
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(args: Args) -> Result<ExitCode> {
     runtime()?.block_on(async {
         match args.command {
-            Command::Init(args) => init(args).await,
-            Command::Explain(args) => explain::run(args).await,
-            Command::Nodes(args) => show::run(args, show::nodes).await,
-            Command::Targets(args) => show::run(args, show::targets).await,
-            Command::Chains(args) => show::run(args, show::chains).await,
-            Command::Settings(args) => show::run(args, show::settings).await,
-            Command::Moves(args) => show::run(args, show::moves).await,
-            Command::Chain(command) => change::chain(command).await,
-            Command::Drain(args) => change::drain(args).await,
-            Command::Rebalance(args) => change::rebalance(args).await,
+            Command::Init(args) => init(args).await?,
+            Command::Explain(args) => explain::run(args).await?,
+            Command::Nodes(args) => show::run(args, show::nodes).await?,
+            Command::Targets(args) => show::run(args, show::targets).await?,
+            Command::Chains(args) => show::run(args, show::chains).await?,
+            Command::Settings(args) => show::run(args, show::settings).await?,
+            Command::Moves(args) => show::run(args, show::moves).await?,
+            Command::Chain(command) => change::chain(command).await?,
+            Command::Drain(args) => change::drain(args).await?,
+            Command::Rebalance(args) => change::rebalance(args).await?,
+            Command::Scrub(args) => return scrub::run(args).await,
+            Command::Watch(args) => watch::run(args).await?,
         }
+        Ok(ExitCode::SUCCESS)
     })
 }
 

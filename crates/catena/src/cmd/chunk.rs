@@ -260,6 +260,7 @@ async fn update(args: Update, kind: UpdateKind) -> Result<()> {
     );
     if args.explain {
         explain::show(&updated, &client.routing(), "  ");
+        say!("  in the logs, if they follow updates (--log catena::update=debug): trace {:016x}", updated.trace);
     }
     Ok(())
 }
@@ -268,7 +269,7 @@ fn updated_json(client: &Client, args: &Update, updated: &Updated, micros: u64) 
     let mut value = json!({
         "key": args.key.to_string(), "ver": updated.ver, "len": updated.len,
         "checksum": format!("{:08x}", updated.checksum), "chain": updated.chain, "chain_ver": updated.chain_ver,
-        "attempts": updated.attempts, "micros": micros,
+        "attempts": updated.attempts, "micros": micros, "trace": format!("{:016x}", updated.trace),
     });
     if args.explain {
         value["explain"] = explain::to_json(updated, &client.routing());

@@ -51,7 +51,7 @@ enum Command {
     Manager(manager::Args),
     /// Run a storage node
     Node(node::Args),
-    /// Set a cluster up
+    /// Set a cluster up, verify its data, watch it
     Admin(admin::Args),
     /// Health of the cluster in one screen; the exit code tells it too
     Status(status::Args),
@@ -88,7 +88,7 @@ impl Cli {
             Command::Dev(args) => dev::run(args).map(done),
             Command::Manager(args) => manager::run(args).map(done),
             Command::Node(args) => node::run(args).map(done),
-            Command::Admin(args) => admin::run(args).map(done),
+            Command::Admin(args) => admin::run(args),
             Command::Status(args) => status::run(args),
             Command::Target(args) => target::run(args).map(done),
             Command::Put(args) => put::run(args).map(done),

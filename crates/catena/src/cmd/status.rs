@@ -56,7 +56,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     }))
 }
 
-fn show(status: &StatusReply, health: &Health, all_chains: bool) {
+/// Everything for people.
+pub(super) fn show(status: &StatusReply, health: &Health, all_chains: bool) {
     let routing = &status.routing;
     let (cluster, version, primary) = (routing.cluster, routing.version, &status.primary);
     say!("{}  cluster {cluster:016x}, routing {version}, manager {primary}", headline(routing, health));

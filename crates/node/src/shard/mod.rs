@@ -13,6 +13,7 @@ mod peers;
 mod requests;
 mod targets;
 mod thread;
+mod trace;
 
 use std::collections::HashMap;
 use std::rc::Rc;

@@ -12,7 +12,7 @@ use catena_types::{ChainId, ChunkKey, ChunkMeta, ChunkStore, Done, LocalState, R
 use catena_wire::client::TargetReply;
 use catena_wire::manager::{TargetOffer, TargetReport};
 
-use super::{Grant, Identity};
+use super::{Grant, Identity, trace};
 use crate::NodeError;
 use crate::clock::now;
 use crate::status::TargetStatus;
@@ -141,7 +141,14 @@ impl Targets {
         let target = &mut self.list[n];
         let Some(opened) = &mut target.opened else { return };
         let before = out.len();
+        let traced = trace::on().then(|| (trace::event(target.id, &event, &opened.store), target.replica.counters().commits));
         target.replica.handle(now, event, &mut opened.store, out);
+        if let Some((cause, commits)) = traced {
+            if target.replica.counters().commits > commits {
+                trace::committed(target.id, cause);
+            }
+            out[before..].iter().for_each(|command| trace::command(target.id, cause, command));
+        }
         for command in &out[before..] {
             if let Command::Reopen { reason } = command {
                 tracing::warn!(target = target.id, "opening the target anew: {reason}");
