@@ -7,6 +7,8 @@
 mod cluster;
 #[path = "real/etcd.rs"]
 mod etcd;
+#[path = "real/repair.rs"]
+mod repair;
 #[path = "real/workload.rs"]
 mod workload;
 

@@ -38,8 +38,6 @@ catena_types::mutations! {
     GrantBeforeRemoval,
     /// `heartbeat`: a heartbeat counts that is older than the last.
     OldHeartbeats,
-    /// `hearing`: a report about one chain counts for another that its target was moved to.
-    ReportOfAnyChain,
     /// `heartbeat`: a member on its way out goes on getting leases.
     GrantToLeaving,
     /// `moves`: a target that is out for too long is not replaced.

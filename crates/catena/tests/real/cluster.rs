@@ -24,8 +24,9 @@ pub(crate) struct Cluster {
     capacity: &'static str,
     /// More options of every node.
     options: &'static [&'static str],
-    /// More options of every manager.
+    /// More options of every manager, and of the command that makes the chain table.
     manager_options: &'static [&'static str],
+    init_options: &'static [&'static str],
     /// Environment of everything that is run.
     env: Vec<(&'static str, String)>,
 }
@@ -80,6 +81,17 @@ impl Cluster {
         cluster
     }
 
+    /// The same with a target of each node in no chain, and with a manager that replaces soon what is lost.
+    pub(crate) fn with_spares(nodes: usize, targets: u32, replicas: u32) -> Cluster {
+        let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let stores = vec![["--dir".to_owned(), text(&dir.path().join("manager"))]];
+        let mut cluster = Cluster::new(dir, stores, targets, "1GiB", &[]);
+        cluster.manager_options = &["--replace-after", "3s", "--max-moves", "2"];
+        cluster.init_options = &["--spare", "1"];
+        cluster.form(nodes, replicas);
+        cluster
+    }
+
     /// The same with three managers on an etcd.
     pub(crate) fn on_etcd(etcd: &str, nodes: usize, targets: u32, replicas: u32) -> Cluster {
         let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
@@ -99,8 +111,9 @@ impl Cluster {
         let manager = |store| Manager { addr: format!("127.0.0.1:{}", free_port()), store, process: None };
         let managers: Vec<Manager> = stores.into_iter().map(manager).collect();
         let manager = managers.iter().map(|m| m.addr.as_str()).collect::<Vec<_>>().join(",");
-        let (manager_options, env) = (&[][..], Vec::new());
-        Cluster { dir, manager, managers, nodes: Vec::new(), targets, capacity, options, manager_options, env }
+        let (manager_options, init_options, env) = (&[][..], &[][..], Vec::new());
+        let nodes = Vec::new();
+        Cluster { dir, manager, managers, nodes, targets, capacity, options, manager_options, init_options, env }
     }
 
     /// Starts everything and makes the chain table.
@@ -112,7 +125,9 @@ impl Cluster {
             cluster.start_node(node);
         }
         cluster.eventually("the chain table is made", |c| {
-            c.run(&["admin", "init", "--replicas", &replicas.to_string()]).status.success()
+            let (replicas, nodes) = (replicas.to_string(), nodes.to_string());
+            let init = ["admin", "init", "--replicas", &replicas, "--nodes", &nodes];
+            c.run(&[&init, c.init_options].concat()).status.success()
         });
         cluster.wait_healthy();
     }

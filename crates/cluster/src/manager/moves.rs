@@ -134,7 +134,11 @@ impl Manager {
 
     /// Whether nobody needs a move any more, or its new member is lost itself.
     fn is_useless(&self, id: ChainId, m: &Move, now: Time) -> bool {
-        let Some(chain) = self.state.chains.get(&id).filter(|_| m.joining != m.leaving) else { return false };
+        let Some(chain) = self.state.chains.get(&id) else { return false };
+        if m.joining == m.leaving {
+            // The chain has too few replicas to do without one for a moment.
+            return chain.members.iter().any(|m| m.state() != PublicState::Serving);
+        }
         let needless = match m.reason {
             MoveReason::Lost => chain.state_of(m.leaving) == Some(PublicState::Serving) && !self.drains(m.leaving),
             MoveReason::Drain => !self.drains(m.leaving),
