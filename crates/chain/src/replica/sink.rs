@@ -138,7 +138,7 @@ impl<P: Clone> Replica<P> {
         // Parts are read side by side, and come as they were read.
         parts.sort_by_key(|part| part.offset);
         if id != patch.id || parts.len() != patch.parts as usize {
-            self.counters.protocol_errors += 1;
+            // A link broke between them. The source has begun anew, or will.
             return self.synced(cx, &key, Code::Corrupt, patch.id);
         }
         self.chunks.entry(key.clone()).or_default().queue.push_back(Turn::Patch(Box::new(patch), parts));
