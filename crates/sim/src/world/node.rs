@@ -65,6 +65,8 @@ pub(super) struct Slot {
     pub(super) rotted: bool,
     /// Its reads have been corrupt at some time: what it calls damaged need not be.
     pub(super) noisy: bool,
+    /// Chunks it was told of that are lost elsewhere, too: it calls them damaged.
+    lost: BTreeSet<ChunkKey>,
     /// Newest chain version that it has adopted.
     adopted: ChainVer,
     /// The disk it should have, while an empty one is in its place.
@@ -98,7 +100,21 @@ impl Slot {
     pub(super) fn new(shard: u32, disk: Spare) -> Slot {
         let Spare { medium, uuid, rot } = disk;
         let (open, left, spare) = (None, None, None);
-        Slot { shard, uuid, id: 0, medium, open, open_count: 0, rot, left, rotted: false, noisy: false, adopted: 0, spare }
+        Slot {
+            shard,
+            uuid,
+            id: 0,
+            medium,
+            open,
+            open_count: 0,
+            rot,
+            left,
+            rotted: false,
+            noisy: false,
+            lost: BTreeSet::new(),
+            adopted: 0,
+            spare,
+        }
     }
 
     /// What a power cut now would leave at worst, of an open target.
@@ -106,9 +122,12 @@ impl Slot {
         Some(self.open.as_ref()?.store.worst().look(&self.rot))
     }
 
-    /// Whether it may call a chunk damaged: its disk has rotted, or its reads have been corrupt or failed.
-    fn may_be_damaged(&self) -> bool {
-        self.rotted || self.noisy || self.open.as_ref().is_some_and(|open| open.store.read_errors() > 0)
+    /// Whether it may call a chunk damaged: its disk has rotted, its reads have been corrupt or failed, or it got no bytes.
+    fn may_be_damaged(&self, key: &ChunkKey) -> bool {
+        self.rotted
+            || self.lost.contains(key)
+            || self.noisy
+            || self.open.as_ref().is_some_and(|open| open.store.read_errors() > 0)
     }
 
     /// Whether an empty disk is in the place of its own.
@@ -133,6 +152,9 @@ impl Slot {
                     && let Some(key) = ChunkKey::new(&f.key)
                 {
                     open.forwarded.insert((msg.chain_ver, key, f.ver, f.tag));
+                }
+                if let Some(Body::SyncLost(lost)) = &msg.body {
+                    self.lost.extend(ChunkKey::new(&lost.key));
                 }
             }
             _ => {}
@@ -451,7 +473,7 @@ impl World {
         self.nodes[node].slots[slot].expect(&event);
         let s = &self.nodes[node].slots[slot];
         if let Event::Done(Done::Damaged { key, ver }) = &event
-            && !s.may_be_damaged()
+            && !s.may_be_damaged(key)
         {
             return self
                 .fail(Rule::GoodBytes, format!("target {id} calls {key} version {ver} damaged, on a disk that never was"));

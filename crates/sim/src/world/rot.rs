@@ -84,7 +84,8 @@ impl World {
         if self.nodes[node].slots[slot].has_other_disk() {
             return;
         }
-        if self.plan.rotting.is_some() && alone(&self.manager.routing(), target) {
+        let alone = alone(&self.manager.routing(), target) || alone(&self.manager.decided(), target);
+        if self.plan.rotting.is_some() && alone {
             return self.coverage.hit("rot held back");
         }
         let s = &mut self.nodes[node].slots[slot];
