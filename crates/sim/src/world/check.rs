@@ -306,6 +306,9 @@ impl World {
     }
 
     fn count_moves(&mut self, old: &Chain, new: &Chain) {
+        if old.members.iter().any(|m| new.state_of(m.target).is_none()) {
+            self.coverage.hit("member departed");
+        }
         for m in &new.members {
             let before = old.state_of(m.target).unwrap_or(PublicState::Offline);
             if before != m.state() {

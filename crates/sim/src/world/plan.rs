@@ -116,19 +116,9 @@ impl Plan {
         let think = rng.between(2, 40) * MS;
         let duration = (2 * ops * think / (clients * lanes) as u64).clamp(1000 * MS, 30_000 * MS);
         let net = *rng.pick(&[50_000, 200_000, MS, 5 * MS]);
-        let mut weights: Vec<u64> = super::faults::KINDS
-            .iter()
-            .enumerate()
-            .map(|(kind, _)| {
-                if super::faults::MOVING.contains(&kind) {
-                    0
-                } else if rng.chance(1, 3) {
-                    0
-                } else {
-                    rng.between(1, 6)
-                }
-            })
-            .collect();
+        let kinds = &super::faults::KINDS[..super::faults::MOVING.start];
+        let mut weights: Vec<u64> = kinds.iter().map(|_| if rng.chance(1, 3) { 0 } else { rng.between(1, 6) }).collect();
+        weights.resize(super::faults::KINDS.len(), 0);
         if rng.chance(1, 3) {
             // Most of it hits what no chunk uses any more.
             weights[super::faults::ROT] = 40;

@@ -47,16 +47,17 @@ impl World {
         self.store_next();
     }
 
-    /// Whether something may be lost on a node: where only one node's disks rot, nobody else's may be missing.
-    fn may_lose(&self, node: usize) -> bool {
-        !self.losses.happened && self.plan.rotting.is_none_or(|rotting| rotting == node) && self.manager.initialized()
+    /// Whether something may be lost, as long as it is on the node that rots: else nobody might have good data.
+    fn may_lose(&self) -> bool {
+        !self.losses.happened && self.manager.initialized()
     }
 
-    /// A disk is replaced by an empty one, as which it says who it is.
+    /// A disk is replaced by an empty one, which says that it is new.
     pub(super) fn replace_disk(&mut self, node: usize) {
+        let node = self.plan.rotting.unwrap_or(node);
         let slot = self.rng.below(self.nodes[node].slots.len() as u64) as usize;
         let s = &self.nodes[node].slots[slot];
-        if !self.may_lose(node) || s.has_other_disk() || s.id == 0 {
+        if !self.may_lose() || s.has_other_disk() || s.id == 0 {
             return;
         }
         let mut uuid = s.uuid;
@@ -68,14 +69,17 @@ impl World {
         let (shard, id) = (old.shard, old.id);
         self.losses.disk = Some((node, shard, id, Spare { medium: old.medium, uuid: old.uuid, rot: old.rot }));
         self.losses.happened = true;
+        self.coverage.hit("disk lost for good");
         self.note(|| format!("the disk of t{id} is lost for good"));
         self.after(20 * MS, Ev::Start { node });
     }
 
     /// A node ends and does not start again.
     pub(super) fn lose_node(&mut self, node: usize) {
-        if self.may_lose(node) && self.nodes[node].slots.iter().all(|s| s.id != 0 && !s.has_other_disk()) {
+        let node = self.plan.rotting.unwrap_or(node);
+        if self.may_lose() && self.nodes[node].slots.iter().all(|s| s.id != 0 && !s.has_other_disk()) {
             self.kill(node, Store::crash);
+            self.coverage.hit("node lost for good");
             (self.losses.node, self.losses.happened) = (Some(node), true);
         }
     }
