@@ -14,13 +14,13 @@ const ANSWER: Duration = Duration::from_secs(5);
 const STORE_PATIENCE_MS: u64 = 5_000;
 
 /// Names of the requests counted in [`ManagerCounters::requests`], in order.
-pub const REQUESTS: [&str; 6] = ["register", "heartbeat", "routing", "init", "status", "other"];
+pub const REQUESTS: [&str; 7] = ["register", "heartbeat", "routing", "init", "status", "admin", "other"];
 
 /// What a manager has done since it started.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ManagerCounters {
     /// Requests answered while elected, in the order of [`REQUESTS`].
-    pub requests: [u64; 6],
+    pub requests: [u64; 7],
     /// Requests refused, since another one is elected or nobody.
     pub refused: u64,
     /// Times it was elected.
@@ -39,7 +39,8 @@ impl ManagerCounters {
             Kind::Routing => 2,
             Kind::Init => 3,
             Kind::Status => 4,
-            _ => 5,
+            Kind::Admin => 5,
+            _ => 6,
         };
         self.requests[n] += 1;
     }

@@ -27,6 +27,10 @@ impl Pages for ManagerPages {
         describe(&mut e, &status);
         if let Some(reply) = &status.status {
             describe_cluster(&mut e, &Health::of_status(reply), &reply.routing);
+            let stuck = reply.moves.iter().filter(|m| m.joining == 0).count();
+            e.metric("catena_cluster_moves", Type::Gauge, "Replicas that move, and those that are to and have nowhere to go.");
+            e.sample(&[("state", &"moving")], reply.moves.len() - stuck);
+            e.sample(&[("state", &"stuck")], stuck);
         }
         View { metrics: e.finish(), status: to_json(&status, fault.as_deref()), fault }
     }
