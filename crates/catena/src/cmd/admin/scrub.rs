@@ -55,6 +55,9 @@ pub(super) async fn run(args: Args) -> Result<ExitCode> {
         true => output::json(&json!({ "targets": answers.iter().map(to_json).collect::<Vec<_>>() }))?,
         false => show(&answers),
     }
+    if start && !which.json {
+        say!("passes begin now; `catena admin scrub status` shows how far they are");
+    }
     let good = |answer: &Answer| answer.1.as_ref().is_ok_and(|r| r.store.is_some_and(|s| s.scrub_bad == 0));
     Ok(if answers.iter().all(good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
