@@ -77,11 +77,15 @@ pub fn next_chain(chain: &Chain, facts: &Facts, replicas: usize) -> Option<Chain
     changed(chain, step.members)
 }
 
-/// The chain with one more member, which has to be brought up to date; `None` if it is one already.
-pub fn with_member(chain: &Chain, target: TargetId) -> Option<Chain> {
+/// The chain with one more member, which has to be brought up to date; `None` if it is one already. `newest` is the newest
+/// version of all chains: that of the chain goes above it. Versions that a target has seen in another chain are older
+/// then, and what is still on its way to it from there is dropped.
+pub fn with_member(chain: &Chain, target: TargetId, newest: ChainVer) -> Option<Chain> {
     let newcomer = Member { target, state: PublicState::Offline as i32, chosen: false };
     let members = chain.members.iter().copied().chain([newcomer]).collect();
-    chain.state_of(target).is_none().then(|| changed(chain, members)).flatten()
+    let joined = chain.state_of(target).is_none().then(|| changed(chain, members)).flatten()?;
+    let above = if is(Mutation::SameVersions) { joined.chain_ver } else { newest.max(chain.chain_ver) + 1 };
+    Some(Chain { chain_ver: above, ..joined })
 }
 
 /// The chain without a member that others need not: one that neither serves nor may revive it. `None` for any other.

@@ -20,6 +20,8 @@ catena_types::mutations! {
     UncheckedChain,
     /// `chain`: the chain version does not grow.
     KeepVersion,
+    /// `chain`: a target may see versions in a chain that it has seen in the one it was in before.
+    SameVersions,
     /// `chain`: a member on its way out goes before the chain is full without it.
     DepartEarly,
     /// `chain`: a member on its way out goes although it still serves.

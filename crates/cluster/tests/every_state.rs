@@ -179,11 +179,11 @@ fn every_state_with_a_member_leaving() {
 #[test]
 fn every_chain_with_a_member_more_or_less() {
     for chain in (1..=3).flat_map(all_chains) {
-        let more = with_member(&chain, 9).expect("a new member");
+        let more = with_member(&chain, 9, 40).expect("a new member");
         check_chain(&more).expect("rules of a chain");
-        assert_eq!((more.chain_ver, more.state_of(9)), (chain.chain_ver, Some(PublicState::Offline)));
-        assert_eq!(with_member(&more, 9), None, "twice");
-        assert_eq!(without_member(&more, 9), Some(chain.clone()));
+        assert_eq!((more.chain_ver, more.state_of(9)), (41, Some(PublicState::Offline)), "above every version of any chain");
+        assert_eq!(with_member(&more, 9, 41), None, "twice");
+        assert_eq!(without_member(&more, 9), Some(Chain { chain_ver: 41, ..chain.clone() }));
         for m in &chain.members {
             let needed = matches!(m.state(), PublicState::Serving | PublicState::LastSrv);
             let less = without_member(&chain, m.target);

@@ -107,7 +107,8 @@ impl Manager {
     pub(super) fn begin(&mut self, id: ChainId, m: Move) {
         let Some(chain) = self.state.chains.get(&id) else { return };
         if m.joining != m.leaving {
-            let Some(next) = with_member(chain, m.joining) else { return };
+            let newest = self.state.chains.values().map(|c| c.chain_ver).max().unwrap_or_default();
+            let Some(next) = with_member(chain, m.joining, newest) else { return };
             self.state.chains.insert(id, next);
             if let Some(row) = self.state.targets.get_mut(&m.joining) {
                 row.chain = id;

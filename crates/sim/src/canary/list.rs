@@ -396,6 +396,12 @@ pub const CANARIES: &[Canary] = &[
         within: 100,
     },
     Canary {
+        name: "same-versions",
+        rule: "a target that joins a chain sees versions that it has not seen in another",
+        off: &[Off::Manager(cluster::Mutation::SameVersions)],
+        within: 100,
+    },
+    Canary {
         name: "version-back",
         rule: "routing never goes back",
         off: &[Off::Manager(cluster::Mutation::VersionBack)],

@@ -777,10 +777,15 @@ impl World {
         let adopted = s.open.as_ref().map_or(0, |o| o.replica.report().chain);
         // A target that was taken out of its chain learns that from the chain it was in.
         let assigned = routing.target(s.id).map_or(0, |t| if t.chain == 0 { adopted } else { t.chain });
+        let chain = routing.chain(assigned);
         if adopted != 0 && assigned != adopted {
+            let (old, new) = (s.adopted, chain.map_or(0, |c| c.chain_ver));
+            if new <= old {
+                let text = format!("target {} saw version {old} of chain {adopted}, and joins chain {assigned} at {new}", s.id);
+                return self.fail(Rule::Membership, text);
+            }
             return self.open_for_another_chain(node, slot);
         }
-        let chain = routing.chain(assigned);
         if let Some(chain) = chain.filter(|_| gate.is_some_and(|g| g <= routing.version) || is(Mutation::OldRouting)) {
             self.give(node, slot, Event::Routing { version: routing.version, chain: chain.clone() });
         }
