@@ -311,7 +311,7 @@ fn space_is_given_back_slowly_under_load() {
         punches += u64::from(bed.store.stats().bytes_punched > before);
         before = bed.store.stats().bytes_punched;
     }
-    assert!(before >= 3 << 20 && before <= 7 << 20 && punches == before >> 20, "{before} bytes in {punches} turns");
+    assert!((3 << 20..=7 << 20).contains(&before) && punches == before >> 20, "{before} bytes in {punches} turns");
     bed.pass(5 * SECOND);
     assert!(bed.store.stats().bytes_punched >= 11 << 20, "the rest at once");
 }

@@ -135,6 +135,12 @@ impl World {
             "heartbeats late" => {
                 self.nodes[node].late_until = self.now + self.rng.between(100, u64::from(self.plan.lease_ms) * 5) * MS;
             }
+            disks => self.strike_a_disk(disks, node),
+        }
+    }
+
+    fn strike_a_disk(&mut self, kind: &str, node: usize) {
+        match kind {
             "disk swapped" => {
                 let slot = self.rng.below(self.plan.targets as u64) as usize;
                 self.swap_disk(node, slot);

@@ -20,6 +20,7 @@ mod plan;
 mod repair;
 mod rest;
 mod rot;
+mod routes;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};

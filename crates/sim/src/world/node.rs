@@ -38,14 +38,14 @@ pub(super) struct Node {
 }
 
 pub(super) struct Process {
-    number: u64,
+    pub(super) number: u64,
     pub(super) incarnation: u64,
     beat: u64,
     stopping: bool,
     /// Newest routing each shard has.
     pub(super) routing: Vec<Option<Arc<Routing>>>,
     /// Shards that hear of no routing until then.
-    deaf: Vec<Time>,
+    pub(super) deaf: Vec<Time>,
 }
 
 /// A target of a node.
@@ -68,7 +68,7 @@ pub(super) struct Slot {
     /// Chunks it was told of that are lost elsewhere, too: it calls them damaged.
     lost: BTreeSet<ChunkKey>,
     /// Newest chain version that it has adopted.
-    adopted: ChainVer,
+    pub(super) adopted: ChainVer,
     /// The disk it should have, while an empty one is in its place.
     spare: Option<Spare>,
 }
@@ -87,7 +87,7 @@ pub(super) struct Open {
     /// Unique among all openings of the world.
     pub(super) opening: u64,
     /// Routing version of the first grant that named this opening.
-    gate: Option<u64>,
+    pub(super) gate: Option<u64>,
     wake: Time,
     tick: Time,
     /// Its place under the chain version it has adopted, and what was forwarded to it, under which chain version.
@@ -329,7 +329,7 @@ impl World {
     }
 
     /// A target is closed, and its medium left as `how` says.
-    fn close_slot(&mut self, node: usize, slot: usize, how: fn(&mut Store) -> Medium) {
+    pub(super) fn close_slot(&mut self, node: usize, slot: usize, how: fn(&mut Store) -> Medium) {
         let s = &mut self.nodes[node].slots[slot];
         if let Some(mut open) = s.open.take() {
             s.medium = how(&mut open.store);
@@ -749,56 +749,6 @@ impl World {
             self.apply_routing(node, slot);
         }
         self.give(node, slot, Event::Lease { until, routing });
-    }
-
-    pub(super) fn on_route(&mut self, node: usize, process: u64, shard: u32, routing: &Arc<Routing>) {
-        let Some(p) = self.nodes[node].process.as_mut().filter(|p| p.number == process) else { return };
-        let deaf = p.deaf[shard as usize];
-        if deaf > self.now {
-            return self.at(deaf, Ev::Route { node, process, shard, routing: routing.clone() });
-        }
-        let held = &mut p.routing[shard as usize];
-        if held.as_ref().is_some_and(|r| r.version >= routing.version) {
-            return;
-        }
-        *held = Some(routing.clone());
-        for slot in 0..self.nodes[node].slots.len() {
-            if self.nodes[node].slots[slot].shard == shard {
-                self.apply_routing(node, slot);
-            }
-        }
-    }
-
-    fn apply_routing(&mut self, node: usize, slot: usize) {
-        let n = &self.nodes[node];
-        let s = &n.slots[slot];
-        let Some(routing) = n.process.as_ref().and_then(|p| p.routing[s.shard as usize].clone()) else { return };
-        let gate = s.open.as_ref().and_then(|o| o.gate);
-        let adopted = s.open.as_ref().map_or(0, |o| o.replica.report().chain);
-        // A target that was taken out of its chain learns that from the chain it was in.
-        let assigned = routing.target(s.id).map_or(0, |t| if t.chain == 0 { adopted } else { t.chain });
-        let chain = routing.chain(assigned);
-        if adopted != 0 && assigned != adopted {
-            let (old, new) = (s.adopted, chain.map_or(0, |c| c.chain_ver));
-            if new <= old {
-                let text = format!("target {} saw version {old} of chain {adopted}, and joins chain {assigned} at {new}", s.id);
-                return self.fail(Rule::Membership, text);
-            }
-            return self.open_for_another_chain(node, slot);
-        }
-        if let Some(chain) = chain.filter(|_| gate.is_some_and(|g| g <= routing.version) || is(Mutation::OldRouting)) {
-            self.give(node, slot, Event::Routing { version: routing.version, chain: chain.clone() });
-        }
-    }
-
-    /// A target that was moved to another chain forgets the one it was in.
-    fn open_for_another_chain(&mut self, node: usize, slot: usize) {
-        self.coverage.hit("target opened anew for another chain");
-        self.close_slot(node, slot, Store::kill);
-        self.nodes[node].slots[slot].adopted = 0;
-        if let Some(process) = self.nodes[node].process() {
-            self.after(5 * MS, Ev::Reopen { node, slot, process });
-        }
     }
 
     /// Whether a target's disk has failed.

@@ -123,12 +123,7 @@ impl Plan {
             // Most of it hits what no chunk uses any more.
             weights[super::faults::ROT] = 40;
         }
-        let background = Background {
-            scrub_rate: if rng.chance(1, 2) { 0 } else { rng.between(20_000, 2_000_000) },
-            scrub_pause: rng.between(1, 500) * MS,
-            compact_rate: *rng.pick(&[0, 32 << 20]),
-            punch_after: *rng.pick(&[None, Some(MS), Some(300 * MS), Some(30_000 * MS)]),
-        };
+        let background = Plan::draw_background(rng);
         let (keys, chunk_size) = (rng.between(1, 6), *rng.pick(&[4096, 8192, 16384, 32768]));
         // What every key needs twice over, and a little: less would never be enough.
         let least = 3 * keys * u64::from(chunk_size / 4096);
@@ -149,21 +144,7 @@ impl Plan {
             net,
             disk: *rng.pick(&[100_000, MS, 5 * MS, 30 * MS]),
             store: *rng.pick(&[10_000, MS, 20 * MS]),
-            chain: Config {
-                query_retry: rng.between(5, 200) * MS,
-                page_chunks: rng.between(1, 3) as usize,
-                sync_window: rng.between(1, 3) as usize,
-                sync_rate: *rng.pick(&[0, 0, 50_000, 2_000_000]),
-                // The end of a run demands everything whole: what a disk refuses for a while must not be lost.
-                unreadable_tries: 1000,
-                unreadable_retry: 20 * MS,
-                // Requests are on their way for up to three seconds.
-                session_ttl: *rng.pick(&[0, 4500 * MS, 86_400_000 * MS]),
-                forward_window: *rng.pick(&[1, 100, 10_000, 64 << 20]),
-                session_batch: rng.between(1, 3) as usize,
-                repair_window: rng.between(1, 3) as usize,
-                max_damaged: if rng.chance(1, 8) { rng.between(2, 4) } else { 1000 },
-            },
+            chain: Plan::draw_chain(rng),
             real_one_in: *rng.pick(&[0, 0, 1, 2]),
             in_place_one_in: *rng.pick(&[1, 2, 1000]),
             rotting: if rng.chance(1, 5) { None } else { Some(rng.below(nodes as u64) as usize) },
@@ -185,6 +166,33 @@ impl Plan {
         // Of numbers of their own, so that the other plans stay as they were.
         plan.draw_moves(&mut Rng::new(rng.clone().bits()));
         plan
+    }
+
+    fn draw_background(rng: &mut Rng) -> Background {
+        Background {
+            scrub_rate: if rng.chance(1, 2) { 0 } else { rng.between(20_000, 2_000_000) },
+            scrub_pause: rng.between(1, 500) * MS,
+            compact_rate: *rng.pick(&[0, 32 << 20]),
+            punch_after: *rng.pick(&[None, Some(MS), Some(300 * MS), Some(30_000 * MS)]),
+        }
+    }
+
+    fn draw_chain(rng: &mut Rng) -> Config {
+        Config {
+            query_retry: rng.between(5, 200) * MS,
+            page_chunks: rng.between(1, 3) as usize,
+            sync_window: rng.between(1, 3) as usize,
+            sync_rate: *rng.pick(&[0, 0, 50_000, 2_000_000]),
+            // The end of a run demands everything whole: what a disk refuses for a while must not be lost.
+            unreadable_tries: 1000,
+            unreadable_retry: 20 * MS,
+            // Requests are on their way for up to three seconds.
+            session_ttl: *rng.pick(&[0, 4500 * MS, 86_400_000 * MS]),
+            forward_window: *rng.pick(&[1, 100, 10_000, 64 << 20]),
+            session_batch: rng.between(1, 3) as usize,
+            repair_window: rng.between(1, 3) as usize,
+            max_damaged: if rng.chance(1, 8) { rng.between(2, 4) } else { 1000 },
+        }
     }
 
     /// Whether replicas move in this world: then there is somewhere to go, and disks and nodes may be lost for good.
