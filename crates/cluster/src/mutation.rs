@@ -44,6 +44,12 @@ catena_types::mutations! {
     GrantToLeaving,
     /// `moves`: a target that is out for too long is not replaced.
     NeverReplace,
+    /// `primary`: a lease beside the store rests not on what is on its way there.
+    ForgetComing,
+    /// `primary`: a target whose place changes gets a lease beside the store.
+    LeaseTheChanging,
+    /// `primary`: leases are given when the term has ended.
+    OutliveTerm,
     /// `register`: an empty disk is taken for the one it replaces.
     AnyDisk,
 }

@@ -16,6 +16,7 @@ use catena_wire::manager::{
 
 use crate::changes::Changes;
 use crate::manager::{Manager, Outcome};
+use crate::mutation::{Mutation, is};
 use crate::state::{Settings, State};
 
 /// When an answer may leave.
@@ -177,7 +178,8 @@ impl<W> Primary<W> {
     }
 
     fn over(&self, now: Time) -> Option<Failure> {
-        (!self.holds(now)).then(|| Failure::new(Code::NotPrimary, "this manager's term has ended: ask another one"))
+        (!self.holds(now) && !is(Mutation::OutliveTerm))
+            .then(|| Failure::new(Code::NotPrimary, "this manager's term has ended: ask another one"))
     }
 
     /// What of an answer may leave before the state of now is stored.
@@ -189,10 +191,10 @@ impl<W> Primary<W> {
             return None;
         }
         // What is on its way to the store may be handed out before this lease ends, though it is not what holds now.
-        let coming = self.storing.as_ref().map_or(present, |(_, state)| state);
+        let coming = self.storing.as_ref().filter(|_| !is(Mutation::ForgetComing)).map_or(present, |(_, state)| state);
         let changing = |t: &TargetId| {
             let known = place(&self.stored, *t);
-            known != place(present, *t) || known != place(coming, *t)
+            (known != place(present, *t) || known != place(coming, *t)) && !is(Mutation::LeaseTheChanging)
         };
         Some(HeartbeatReply {
             failure: None,

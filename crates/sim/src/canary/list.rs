@@ -32,13 +32,13 @@ pub const CANARIES: &[Canary] = &[
         name: "echo-first-attempt",
         rule: "a reject names the newest attempt seen",
         off: &[Off::Chain(chain::Mutation::EchoFirstAttempt)],
-        within: 1200,
+        within: 3800,
     },
     Canary {
         name: "client-lost-is-nothing",
         rule: "an attempt without an answer may have had an effect",
         off: &[Off::Client(client::Mutation::LostHadNoEffect)],
-        within: 100,
+        within: 250,
     },
     Canary {
         name: "forget-rejects",
@@ -50,13 +50,13 @@ pub const CANARIES: &[Canary] = &[
         name: "own-chain-version",
         rule: "the chain version recorded is that of the reply",
         off: &[Off::Chain(chain::Mutation::OwnChainVer)],
-        within: 200,
+        within: 500,
     },
     Canary {
         name: "present-chain-version",
         rule: "a target that had committed answers with what it recorded",
         off: &[Off::Chain(chain::Mutation::PresentChainVer)],
-        within: 200,
+        within: 500,
     },
     Canary {
         name: "reads-before-tail-rule",
@@ -254,7 +254,7 @@ pub const CANARIES: &[Canary] = &[
         name: "list-anywhere",
         rule: "only the tail gives listings",
         off: &[Off::Chain(chain::Mutation::ListAnywhere)],
-        within: 200,
+        within: 600,
     },
     Canary {
         name: "redirect-in-flight",
@@ -399,7 +399,31 @@ pub const CANARIES: &[Canary] = &[
         name: "same-versions",
         rule: "a target that joins a chain sees versions that it has not seen in another",
         off: &[Off::Manager(cluster::Mutation::SameVersions)],
+        within: 3300,
+    },
+    Canary {
+        name: "old-heartbeats",
+        rule: "a heartbeat counts only if it is newer than the last",
+        off: &[Off::Manager(cluster::Mutation::OldHeartbeats)],
+        within: 4500,
+    },
+    Canary {
+        name: "forget-coming",
+        rule: "a lease beside the store rests on what is on its way there, too",
+        off: &[Off::Manager(cluster::Mutation::ForgetComing)],
+        within: 10600,
+    },
+    Canary {
+        name: "lease-the-changing",
+        rule: "beside the store, a target whose place changes gets no lease",
+        off: &[Off::Manager(cluster::Mutation::LeaseTheChanging)],
         within: 100,
+    },
+    Canary {
+        name: "outlive-term",
+        rule: "nothing is granted when the term has ended",
+        off: &[Off::Manager(cluster::Mutation::OutliveTerm)],
+        within: 600,
     },
     Canary {
         name: "version-back",
@@ -495,7 +519,7 @@ pub const CANARIES: &[Canary] = &[
         name: "skip-checksum",
         rule: "every block read is compared with its checksum",
         off: &[Off::Engine(engine::Mutation::SkipChecksum)],
-        within: 100,
+        within: 300,
     },
     Canary {
         name: "merge-unverified",
