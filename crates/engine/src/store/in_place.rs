@@ -9,8 +9,9 @@
 //! is durable and older operations have ended, they count as in use.
 //!
 //! What must hold: a block of the slot is written only while no version in use has other bytes for it that are nowhere
-//! else, and none can have them again after a crash; applies of one chunk follow one another in order, and reach even a slot that has been given up (it is not used
-//! again before they have); a checkpoint has the bytes of commits whose apply has not been. (Amendment C12.)
+//! else, and none can have them again after a crash; applies of one chunk follow one another in order, and reach even a
+//! slot that has been given up (it is not used again before they have); a checkpoint has the bytes of commits whose apply
+//! has not been. (Amendment C12.)
 
 use std::collections::BTreeSet;
 use std::ops::Range;
