@@ -13,6 +13,7 @@ use bytes::Bytes;
 use catena_arena::{AlignedBuf, Arena};
 use catena_engine::disk::file::{Backend, FileDisk, Ring};
 use catena_engine::disk::{Completion, Disk, Io, IoOp};
+use catena_types::crc::crc32c;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
@@ -45,15 +46,34 @@ pub(super) struct Load {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LoadKind {
-    Read,
-    Write { flush: bool },
+    /// `sum`: the processor goes over what was read, once.
+    Read {
+        sum: bool,
+    },
+    Write {
+        flush: bool,
+    },
 }
 
 impl Load {
     /// The same size and concurrency as a work's; writes are flushed if the store flushes.
     pub(super) fn of(work: &Work, flush: bool) -> Load {
-        let kind = if work.kind == Kind::Read { LoadKind::Read } else { LoadKind::Write { flush } };
+        let kind = if work.kind == Kind::Read { LoadKind::Read { sum: false } } else { LoadKind::Write { flush } };
         Load { size: work.size as usize, depth: work.depth as usize, kind }
+    }
+
+    /// The same reads, with a CRC-32C taken of what was read: none for writes.
+    pub(super) fn summed(self) -> Option<Load> {
+        matches!(self.kind, LoadKind::Read { .. }).then_some(Load { kind: LoadKind::Read { sum: true }, ..self })
+    }
+
+    /// Sums bytes that were read, if that is asked for; whether it is.
+    fn sum(self, bytes: &[u8]) -> bool {
+        let asked = self.kind == LoadKind::Read { sum: true };
+        if asked {
+            std::hint::black_box(crc32c(bytes));
+        }
+        asked
     }
 }
 
@@ -123,7 +143,10 @@ impl RawDisk {
             }
             let at = lane.place();
             match load.kind {
-                LoadKind::Read => self.file.read_exact_at(&mut buf, at).doing("read from the raw disk")?,
+                LoadKind::Read { .. } => {
+                    self.file.read_exact_at(&mut buf, at).doing("read from the raw disk")?;
+                    load.sum(&buf);
+                }
                 LoadKind::Write { flush } => {
                     self.file.write_all_at(&lane.payload, at).doing("write to the raw disk")?;
                     if flush {
@@ -167,10 +190,15 @@ impl RawDisk {
                     disk.submit(Io { id, op: IoOp::Flush });
                     continue;
                 }
+                let summed = buf.as_ref().is_some_and(|buf| load.sum(buf));
                 meter.ended(lane.since, now);
                 match over {
                     true => in_flight -= 1,
                     false => lane.begin(&mut disk, id as usize, load, buf),
+                }
+                if summed {
+                    // The disk works while the next bytes are summed.
+                    disk.kick();
                 }
             }
         }
@@ -198,7 +226,7 @@ struct Lane {
 
 impl Lane {
     fn new(disk: &RawDisk, load: Load, lane: usize) -> Lane {
-        let written = if load.kind == LoadKind::Read { 0 } else { load.size };
+        let written = if load.summed().is_some() { 0 } else { load.size };
         Lane {
             rng: Rng(lane as u64 + 1),
             places: (disk.bytes / load.size as u64).max(1),
@@ -217,7 +245,7 @@ impl Lane {
         let offset = self.place();
         (self.since, self.flushing) = (Instant::now(), false);
         let op = match (load.kind, buf) {
-            (LoadKind::Read, Some(buf)) => IoOp::Read { offset, buf },
+            (LoadKind::Read { .. }, Some(buf)) => IoOp::Read { offset, buf },
             _ => IoOp::Write { offset, data: self.payload.clone() },
         };
         disk.submit(Io { id: id as u64, op });

@@ -35,8 +35,8 @@ pub(super) struct Target {
     done: Vec<Done<Bytes>>,
 }
 
-/// A round of a work.
-pub(super) struct Round {
+/// A round of a work on the engine.
+pub(super) struct Measured {
     pub(super) tally: Tally,
     pub(super) before: Stats,
     pub(super) after: Stats,
@@ -58,11 +58,11 @@ impl Target {
     }
 
     /// Measures a plan for `time`, or until it has no more calls.
-    pub(super) fn measure(&mut self, plan: &mut Plan, time: Duration) -> Result<Round> {
+    pub(super) fn measure(&mut self, plan: &mut Plan, time: Duration) -> Result<Measured> {
         let before = self.store.stats();
         let mut meter = Meter::start(time);
         self.run(plan, Some(&mut meter))?;
-        Ok(Round { tally: meter.finish()?, before, after: self.store.stats() })
+        Ok(Measured { tally: meter.finish()?, before, after: self.store.stats() })
     }
 
     /// Does a plan to its end.

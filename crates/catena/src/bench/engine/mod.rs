@@ -25,7 +25,7 @@ use crate::output::note;
 use crate::units::{bytes_short, parse_bytes, parse_duration};
 use disk::{Load, RawDisk};
 use drive::Target;
-use report::Line;
+use report::{Line, Round};
 use work::{Plan, WORKS, Work};
 
 /// Name of the work that [`open`] does.
@@ -39,7 +39,7 @@ const AGING: Work = Work { name: "aging", chunk_size: 1 << 20, size: 1 << 20, ..
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  catena bench engine --dir /path/on/the/disk\n  catena bench engine --only new,update-4k --duration 10s --rounds 5\n  catena bench engine --only open --chunks 100000 --json\n\nWorks: new-64k, new-1m, new-4m, overwrite-64k, overwrite-1m, overwrite-4m, update-4k (random blocks of 512 KiB chunks),\nappend-64k (to 1 MiB chunks), read-4k, read-64k, read-1m (random, verified), open.\n\nIn every round the raw disk does the same load first: O_DIRECT on a file that was written before, each write with an\nfdatasync of its own behind it (none with --durability replicated), through threads or io_uring, whichever was faster. The target's blocks have been written\nbefore too. A bar that is missed is marked; the exit code stays 0."
+    after_help = "Examples:\n  catena bench engine --dir /path/on/the/disk\n  catena bench engine --only new,update-4k --duration 3s --rounds 15\n  catena bench engine --only open --chunks 100000 --json\n\nWorks: new-64k, new-1m, new-4m, overwrite-64k, overwrite-1m, overwrite-4m, update-4k (random blocks of 512 KiB chunks),\nappend-64k (to 1 MiB chunks), read-4k, read-64k, read-1m (random, verified), open.\n\nIn every round the raw disk does the same load first: O_DIRECT on a file that was written before, each write with an\nfdatasync of its own behind it (none with --durability replicated), through threads or io_uring, whichever was faster. The target's blocks have been written\nbefore too. A bar that is missed is marked; the exit code stays 0."
 )]
 pub(crate) struct Args {
     /// Directory for the target, on the disk to measure (default: where temporary files go); removed afterwards
@@ -51,10 +51,10 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     only: Vec<String>,
     /// Measured time of one round, and of the raw disk before it
-    #[arg(long, default_value = "3s", value_parser = parse_duration, value_name = "DURATION")]
+    #[arg(long, default_value = "1s", value_parser = parse_duration, value_name = "DURATION")]
     duration: Duration,
     /// Rounds per work
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Chunks of the target that is opened
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
@@ -161,10 +161,11 @@ impl Bench<'_> {
             self.target.complete(&mut Plan::new(work.filling(), chunks, &self.arena))?;
         }
         let mut plan = Plan::new(*work, chunks, &self.arena);
-        let (mut pairs, others) = (Vec::new(), Others::watch());
+        let (mut taken, others) = (Vec::new(), Others::watch());
         for _ in 0..rounds {
             let raw = self.raw.measure(way, load, time)?;
-            pairs.push((raw, self.target.measure(&mut plan, time)?));
+            let summed = load.summed().map(|load| self.raw.measure(way, load, time)).transpose()?;
+            taken.push(Round { raw, summed, engine: self.target.measure(&mut plan, time)? });
             if !work.needs_chunks() {
                 self.remove(work, chunks)?;
                 plan.restart();
@@ -174,7 +175,7 @@ impl Bench<'_> {
         if work.needs_chunks() {
             self.remove(work, chunks)?;
         }
-        Ok(Line::new(work, self.target.backend(), way, &pairs, others))
+        Ok(Line::new(work, self.target.backend(), way, &taken, others))
     }
 
     fn remove(&mut self, work: &Work, chunks: u64) -> Result<()> {

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::disk::Way;
-use super::drive::Round;
+use super::drive::Measured;
 use super::open::Opened;
 use super::tally::Tally;
 use super::work::{Kind, Work};
@@ -20,6 +20,14 @@ const DISTURBED: f64 = 0.2;
 const OPEN_SECONDS: f64 = 1.5;
 /// Most memory per chunk in bytes.
 const CHUNK_MEMORY: f64 = 120.0;
+
+/// The two sides of a comparison.
+pub(super) struct Round {
+    pub(super) raw: Tally,
+    /// For reads: the raw disk, with a checksum taken of what it has read.
+    pub(super) summed: Option<Tally>,
+    pub(super) engine: Measured,
+}
 
 /// One work. Rates are medians of the rounds, `ratio` the median of their ratios; latencies and costs are of all rounds.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +49,8 @@ pub(super) struct Line {
     bytes_per_second: f64,
     ratio: f64,
     ratios: Vec<f64>,
+    /// For reads: to the raw disk with a checksum taken of what it has read.
+    ratio_summed: Option<f64>,
     bar: f64,
     p50_us: f64,
     p99_us: f64,
@@ -61,12 +71,15 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(work: &Work, backend: Backend, way: Way, pairs: &[(Tally, Round)], others: Option<f64>) -> Line {
-        let raw = Sum::of(pairs.iter().map(|(raw, _)| raw));
-        let own = Sum::of(pairs.iter().map(|(_, round)| &round.tally));
-        let ratios: Vec<f64> = pairs.iter().map(|(raw, round)| round.tally.rate / raw.rate).collect();
+    pub(super) fn new(work: &Work, backend: Backend, way: Way, rounds: &[Round], others: Option<f64>) -> Line {
+        let raw = Sum::of(rounds.iter().map(|r| &r.raw));
+        let own = Sum::of(rounds.iter().map(|r| &r.engine.tally));
+        let ratio_to = |r: &Round, to: &Tally| r.engine.tally.rate / to.rate;
+        let ratios: Vec<f64> = rounds.iter().map(|r| ratio_to(r, &r.raw)).collect();
+        let summed: Option<Vec<f64>> = rounds.iter().map(|r| r.summed.as_ref().map(|to| ratio_to(r, to))).collect();
         let ratio = median(ratios.iter().copied());
-        let grown = |count: fn(&Stats) -> u64| pairs.iter().map(|(_, r)| count(&r.after) - count(&r.before)).sum::<u64>();
+        let grown =
+            |count: fn(&Stats) -> u64| rounds.iter().map(|r| count(&r.engine.after) - count(&r.engine.before)).sum::<u64>();
         let payload = own.ops as f64 * f64::from(work.size);
         let writes = work.kind != Kind::Read;
         let per_byte = |bytes: u64| writes.then_some(bytes as f64 / payload);
@@ -77,7 +90,7 @@ impl Line {
             size: work.size,
             chunk_size: work.chunk_size,
             depth: work.depth,
-            rounds: pairs.len(),
+            rounds: rounds.len(),
             disk: if backend == Backend::Uring { "io_uring" } else { "threads" },
             raw_way: way,
             raw_ops_per_second: raw.rate,
@@ -89,6 +102,7 @@ impl Line {
             bytes_per_second: own.rate * size,
             ratio,
             ratios,
+            ratio_summed: summed.map(|ratios| median(ratios.into_iter())),
             bar: work.bar,
             p50_us: own.quantile(0.5),
             p99_us: own.quantile(0.99),
@@ -211,6 +225,7 @@ fn show_works(lines: &[Line]) {
         "MB/S",
         "RATIO",
         "BAR",
+        "OF SUMMED",
         "P50 µs",
         "P99 µs",
         "P99.9 µs",
@@ -233,6 +248,7 @@ fn show_works(lines: &[Line]) {
             mega(line.bytes_per_second),
             judged(line.ratio, line.ratio >= line.bar),
             Cell::new(format!("{:.2}", line.bar)),
+            Cell::new(line.ratio_summed.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))),
             whole(line.p50_us),
             whole(line.p99_us),
             whole(line.p999_us),
@@ -244,7 +260,9 @@ fn show_works(lines: &[Line]) {
     }
     output::print_table(&table, "  ");
     let raw = "raw: the same size and depth with O_DIRECT, an fdatasync behind each write";
-    say!("  {}", dim(format_args!("{raw}; DEVICE B/B: bytes this process wrote to the device per byte of payload")));
+    say!("  {}", dim(format_args!("{raw}")));
+    say!("  {}", dim("OF SUMMED: ratio to the raw disk with a CRC-32C taken of what it has read, as a verified read does"));
+    say!("  {}", dim("DEVICE B/B: bytes this process wrote to the device per byte of payload"));
 }
 
 fn show_opens(opens: &[OpenLine]) {
