@@ -36,6 +36,8 @@ catena_types::mutations! {
     RemoveEarly,
     /// `hearing`: a target that lost its memory keeps its place.
     KeepMemoryless,
+    /// `hearing`: a member that others cannot reach is out at once, although its lease may run.
+    CutOffAtOnce,
     /// `heartbeat`: a target that lost its memory gets a lease before its removal.
     GrantBeforeRemoval,
     /// `heartbeat`: a heartbeat counts that is older than the last.

@@ -11,8 +11,9 @@ use tokio::net::TcpStream;
 use crate::decoder::Decoder;
 use crate::{Frame, FrameReceiver, FrameSender, NetError, Security};
 
-/// Bytes sent and not acknowledged by the other machine for this long end the connection.
-const UNACKNOWLEDGED_MS: u32 = 10_000;
+/// Bytes sent and not acknowledged by the other machine for this long end the connection, unless
+/// [`FrameReceiver::give_up_after`] says otherwise.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 /// Connects, says hello and waits for the answer, all within `timeout`. `hello.protocol` is filled in.
 ///
@@ -50,10 +51,16 @@ pub async fn connect(
 pub(crate) fn split(stream: TcpStream, arena: Arena, peer: &str) -> Result<(FrameSender, FrameReceiver), NetError> {
     let failed = |source| NetError::Io { peer: peer.to_owned(), source };
     stream.set_nodelay(true).map_err(failed)?;
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS).map_err(|e| failed(e.into()))?;
+    give_up_after(&stream, UNACKNOWLEDGED).map_err(failed)?;
     let (read, write) = stream.into_split();
     let receiver = FrameReceiver::new(read, Decoder::new(arena), peer.to_owned());
     Ok((FrameSender::start(write, peer.to_owned()), receiver))
+}
+
+/// How long bytes may be sent and not acknowledged.
+pub(crate) fn give_up_after(stream: &TcpStream, time: Duration) -> std::io::Result<()> {
+    let ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?)
 }
 
 /// The next frame before the handshake is done.

@@ -1,6 +1,7 @@
 //! The receiving half of a connection.
 
 use std::io::{ErrorKind, IoSliceMut};
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
@@ -27,6 +28,15 @@ impl FrameReceiver {
     /// Address of the other end.
     pub fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// The connection ends when bytes sent on it are not acknowledged by the other machine for this long.
+    ///
+    /// # Errors
+    /// The system refuses to set it.
+    pub fn give_up_after(&self, time: Duration) -> Result<(), NetError> {
+        let failed = |source| NetError::Io { peer: self.peer.clone(), source };
+        crate::handshake::give_up_after(self.half.as_ref(), time).map_err(failed)
     }
 
     /// The next frame; `None` when the other side has closed between two frames.

@@ -133,6 +133,9 @@ pub struct TargetReport {
     /// Of its store; absent if that is not open.
     #[prost(message, optional, tag = "9")]
     pub store: Option<StoreReport>,
+    /// Members of its chain that it sends requests to, and has had no connection to for a while.
+    #[prost(uint32, repeated, tag = "12")]
+    pub unreachable: Vec<TargetId>,
 }
 
 /// I live. Asks for a lease for the targets listed.

@@ -91,6 +91,13 @@ pub(super) fn show(status: &StatusReply, health: &Health, all_chains: bool) {
             say!("{}", odd(format_args!("target {target}: {damaged} chunks found damaged, {errors} reads refused by its disk")));
         }
     }
+    for report in reports(status) {
+        for other in &report.unreachable {
+            let place = |t| format!("t{t}@n{}", routing.target(t).map_or(0, |t| t.node));
+            let (from, to) = (place(report.target), place(*other));
+            say!("{}", odd(format_args!("{from} cannot reach {to}: one of them is moved out; look at the network between them")));
+        }
+    }
     let failed: Vec<&TargetReport> = reports(status).filter(|r| !r.failed.is_empty()).collect();
     if !failed.is_empty() {
         say!();
@@ -247,6 +254,7 @@ fn target_json(routing: &Routing, target: &TargetStatus) -> Value {
         "sync": report.sync.as_ref().map(super::target::sync_json),
         "sync_failed": report.sync_failed,
         "failed": report.failed,
+        "unreachable": report.unreachable,
         "store": report.store.as_ref().map(|s| super::target::words(s)[0]),
         "durability": report.store.as_ref().map(|s| super::target::words(s)[1]),
         "damaged": report.store.as_ref().map(|s| s.damaged),

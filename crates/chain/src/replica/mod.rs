@@ -177,6 +177,14 @@ impl<P: Clone> Replica<P> {
         }
     }
 
+    /// Members of the chain that it sends requests to now: without a link to them, updates or reads stand still.
+    pub fn asks(&self) -> impl Iterator<Item = TargetId> {
+        let of = |role: &Role| [role.succ, role.sink, role.tail.filter(|&t| role.serving() && t != self.me)];
+        let asked = self.role.as_ref().map(of).unwrap_or_default();
+        let twice = asked[0] == asked[2];
+        asked.into_iter().take(if twice { 2 } else { 3 }).flatten()
+    }
+
     /// Counters since the replica was made.
     pub fn counters(&self) -> &Counters {
         &self.counters

@@ -32,6 +32,7 @@ impl Manager {
         let facts = self.facts(chain, now);
         let Some(next) = next_chain(chain, &facts, self.state.replicas as usize) else { return false };
         let failed = failed_sink(chain, &facts);
+        let cut_off = self.cut_off(chain, now);
         let before = chain.clone();
         check_chain(&next).expect("transitions keep the rules of a chain: tested over every state");
         for place in &next.members {
@@ -40,6 +41,8 @@ impl Manager {
         if let Some(sink) = failed.filter(|&t| next.state_of(t) == Some(PublicState::Waiting)) {
             self.back_off(sink, now);
         }
+        // It is alive and could be synced at once, but not by those who cannot reach it.
+        cut_off.into_iter().filter(|&t| next.state_of(t) != Some(PublicState::Serving)).for_each(|t| self.keep_out(t, now));
         before.members.iter().filter(|m| next.state_of(m.target).is_none()).for_each(|m| self.set_free(m.target));
         // A move ends when its member has left; one that only gives up its place in the order has given it up.
         let ended = |m: &Move| m.leaving != m.joining && next.state_of(m.leaving).is_none();
@@ -78,6 +81,17 @@ impl Manager {
         if let Some(row) = self.state.targets.get_mut(&target) {
             row.opened = Opening { incarnation: row.offered, count };
         }
+    }
+
+    /// Others could not reach it. That its source can, and syncs it, does not end the back-off: it is doubled until that has
+    /// not happened for a while.
+    fn keep_out(&mut self, target: TargetId, now: Time) {
+        let live = self.targets.entry(target).or_default();
+        let again = live.cut_off.filter(|(at, _)| now.saturating_sub(*at) <= 2 * BACK_OFF_LAST);
+        let before = again.map_or(0, |(_, times)| times);
+        live.cut_off = Some((now, before + 1));
+        live.failures = live.failures.max(before);
+        self.back_off(target, now);
     }
 
     fn back_off(&mut self, target: TargetId, now: Time) {

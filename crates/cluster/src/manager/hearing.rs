@@ -39,7 +39,12 @@ impl Manager {
             Hearing::Heard(at) if due.is_none_or(|due| at >= due) => Life::Alive,
             Hearing::Heard(_) | Hearing::MayLive => Life::Silent,
         };
-        heard.iter().map(|(&target, h)| (target, self.target_facts(chain, target, life(h), now))).collect()
+        let cut_off = self.cut_off(chain, now);
+        let facts = |target, h| {
+            let known = self.target_facts(chain, target, life(h), now);
+            TargetFacts { backing_off: known.backing_off || cut_off.contains(&target), ..known }
+        };
+        heard.iter().map(|(&target, h)| (target, facts(target, h))).collect()
     }
 
     fn target_facts(&self, chain: &Chain, target: TargetId, life: Life, now: Time) -> TargetFacts {
@@ -53,7 +58,8 @@ impl Manager {
             life,
             about: about.map_or(0, |r| r.chain_ver),
             up_to_date: report.is_some_and(|r| r.state() == LocalState::UpToDate),
-            sync_failed: report.is_some_and(|r| !r.sync_failed.is_empty()),
+            sync_failed: report
+                .is_some_and(|r| !r.sync_failed.is_empty() || chain.syncing().is_some_and(|s| r.unreachable.contains(&s))),
             backing_off: live.is_some_and(|l| now < l.back_off_until),
             // A replacement under a known id is refused at registration and never reports.
             uuid_matches: true,
@@ -62,9 +68,37 @@ impl Manager {
         }
     }
 
-    /// Whether a SERVING member on its way out gets no lease any more, so that it will be out: the others that serve, and
-    /// are not known to be out, are as many as there must be.
+    /// Whether a SERVING member gets no lease any more, so that it will be out: others cannot reach it, or it is on its way
+    /// out and the others that serve, and are not known to be out, are as many as there must be.
     pub(super) fn retires(&self, chain: &Chain, target: TargetId, now: Time) -> bool {
+        self.cut_off(chain, now).contains(&target) || self.leaves(chain, target, now)
+    }
+
+    /// The SERVING members without which all that remain reach those they send requests to: the fewest, by and large, and
+    /// of two that only miss each other the one nearer the tail. Somebody always remains. Only members that are heard of
+    /// count: the others will be out anyway.
+    pub(super) fn cut_off(&self, chain: &Chain, now: Time) -> Vec<TargetId> {
+        let listed = |t: TargetId| {
+            self.targets.get(&t).is_some_and(|l| l.gone.is_none() && now < l.listed.saturating_add(self.settings.surely_ended()))
+        };
+        let serving: Vec<TargetId> = chain.serving().filter(|&t| listed(t)).collect();
+        let asks = |&t: &TargetId| {
+            let report = self.report(t).filter(|r| (r.chain, r.chain_ver) == (chain.id, chain.chain_ver));
+            report.into_iter().flat_map(move |r| r.unreachable.iter().map(move |&missed| (t, missed)))
+        };
+        let mut missing: Vec<(TargetId, TargetId)> =
+            serving.iter().flat_map(asks).filter(|(_, missed)| serving.contains(missed)).collect();
+        let mut cut = Vec::new();
+        while !missing.is_empty() {
+            let misses = |t: &&TargetId| missing.iter().filter(|(a, b)| a == *t || b == *t).count();
+            let Some(&worst) = serving.iter().max_by_key(misses) else { break };
+            missing.retain(|&(a, b)| a != worst && b != worst);
+            cut.push(worst);
+        }
+        cut
+    }
+
+    fn leaves(&self, chain: &Chain, target: TargetId, now: Time) -> bool {
         let Some(m) = self.state.moves.get(&chain.id).filter(|m| m.leaving == target) else { return false };
         if chain.state_of(target) != Some(PublicState::Serving) {
             return false;
@@ -101,6 +135,9 @@ impl Manager {
         let end = basis.saturating_add(lease);
         // Without a lease, but there: if it may stay after all, the next heartbeat brings it one.
         let there = end <= now && live.is_some_and(|l| l.listed.saturating_add(lease) > now);
+        if is(Mutation::CutOffAtOnce) && self.cut_off(chain, now).contains(&place.target) {
+            return Hearing::Out(now);
+        }
         match heard {
             _ if there && !self.retires(chain, place.target, now) => Hearing::MayLive,
             _ if end <= now => Hearing::Out(end),

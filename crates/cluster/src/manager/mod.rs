@@ -74,8 +74,10 @@ struct TargetLive {
     gone: Option<Time>,
     /// Syncs to it that failed since it last served.
     failures: u32,
-    /// No sync to it before then, if another can be synced.
+    /// No sync to it before then.
     back_off_until: Time,
+    /// When it was last moved out because others could not reach it, and how often that has happened one after the other.
+    cut_off: Option<(Time, u32)>,
 }
 
 impl Manager {

@@ -12,4 +12,5 @@ mod registration;
 mod slow_store;
 mod stopped_and_failed;
 mod sync_failure;
+mod unreachable;
 mod world;

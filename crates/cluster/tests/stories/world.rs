@@ -37,6 +37,8 @@ pub(crate) struct SimNode {
     pub(crate) targets: Vec<SimTarget>,
     pub(crate) routing: Option<Routing>,
     pub(crate) rack: String,
+    /// Targets it has no way to.
+    pub(crate) misses: Vec<TargetId>,
 }
 
 pub(crate) struct World {
@@ -64,6 +66,15 @@ impl SimNode {
         routing.chain(routing.target(target)?.chain)
     }
 
+    /// Members that a target sends requests to, and has no way to.
+    fn unreachable(&self, chain: &Chain, target: TargetId) -> Vec<TargetId> {
+        let serving: Vec<_> = chain.serving().collect();
+        let Some(at) = serving.iter().position(|&t| t == target) else { return Vec::new() };
+        let behind = serving.get(at + 1).copied().or(chain.syncing());
+        let tail = chain.tail().filter(|&t| t != target);
+        [behind, tail].into_iter().flatten().filter(|t| self.misses.contains(t)).collect()
+    }
+
     /// What it would say now.
     pub(crate) fn heartbeat_request(&mut self) -> HeartbeatRequest {
         self.seq += 1;
@@ -78,6 +89,7 @@ impl SimNode {
                 chain: chain.map_or(0, |c| c.id),
                 open_count: t.open_count,
                 sync_failed: if gave_up { "NoSpace".to_owned() } else { String::new() },
+                unreachable: chain.map_or(Vec::new(), |c| self.unreachable(c, t.id)),
                 ..TargetReport::default()
             }
         };
@@ -144,6 +156,7 @@ impl World {
             targets: (0..targets).map(|n| target(id, n)).collect(),
             routing: None,
             rack: String::new(),
+            misses: Vec::new(),
         };
         let manager = Manager::new(Settings::default(), State::new(0xca7e), 0);
         World { now: 10_000 * MS, manager, nodes: (1..=nodes).map(|id| (id, node(id))).collect(), version: 0 }

@@ -216,7 +216,9 @@ impl Shard {
             }
             Inbox::Report(reply) => {
                 // The control task may be gone.
-                let _ = reply.send(ShardReport { shard: self.number, targets: self.targets.reports() });
+                let now = now();
+                let targets = self.targets.reports(|target| self.peers.unreachable(target, now));
+                let _ = reply.send(ShardReport { shard: self.number, targets });
             }
             Inbox::Stop => {
                 self.targets.stop(now(), &mut self.commands);
@@ -261,7 +263,7 @@ impl Shard {
         if let Some(known) = self.conns.remove(&conn)
             && let Some(peer) = known.peer
         {
-            self.peers.closed(peer, conn, known.outgoing);
+            self.peers.closed(peer, conn, known.outgoing, now());
         }
     }
 

@@ -15,7 +15,7 @@ use catena_arena::Arena;
 use catena_chain::{Event, Payload, answers};
 use catena_net::{Frame, FrameSender, Security, connect};
 use catena_types::limits::{MAX_CHUNK, MAX_KEY, valid_chunk_size};
-use catena_types::{Code, Failure, Incarnation, NodeId, ShardId, TargetId};
+use catena_types::{Code, Failure, Incarnation, NodeId, ShardId, TargetId, Time};
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
 use catena_wire::peer::{Body, PeerMsg};
@@ -24,11 +24,16 @@ use tokio::task::AbortHandle;
 
 use super::accept::read_all;
 use super::{Conn, ConnId, Inbox, Shard};
+use crate::clock::now;
 
 /// Pauses between attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 /// Time for an attempt to connect.
 const CONNECT: Duration = Duration::from_secs(2);
+/// A peer to which there was no connection for so long is reported to the manager.
+const UNREACHABLE: Time = 2_000_000_000;
+/// What is sent to a peer and not acknowledged by its machine for so long ends the connection.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(3);
 
 /// A shard of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +57,8 @@ struct Link {
     /// Connections below this number are of an earlier link to the same peer.
     first: ConnId,
     conn: Option<ConnId>,
+    /// Since when there is no connection, if there is none.
+    down_since: Option<Time>,
     task: AbortHandle,
 }
 
@@ -94,15 +101,20 @@ impl Peers {
     }
 
     /// A connection has ended.
-    pub(super) fn closed(&mut self, peer: PeerKey, conn: ConnId, outgoing: bool) {
-        let slot = if outgoing {
-            self.links.get_mut(&peer).map(|l| &mut l.conn)
-        } else {
-            self.accepted.get_mut(&peer).map(|a| &mut a.conn)
-        };
-        if let Some(slot) = slot.filter(|slot| **slot == Some(conn)) {
-            *slot = None;
+    pub(super) fn closed(&mut self, peer: PeerKey, conn: ConnId, outgoing: bool, now: Time) {
+        if outgoing {
+            if let Some(link) = self.links.get_mut(&peer).filter(|l| l.conn == Some(conn)) {
+                (link.conn, link.down_since) = (None, Some(now));
+            }
+        } else if let Some(accepted) = self.accepted.get_mut(&peer).filter(|a| a.conn == Some(conn)) {
+            accepted.conn = None;
         }
+    }
+
+    /// Whether requests to a target have had no way for a while.
+    pub(super) fn unreachable(&self, target: TargetId, now: Time) -> bool {
+        let link = self.places.get(&target).and_then(|peer| self.links.get(peer));
+        link.and_then(|l| l.down_since).is_some_and(|since| now.saturating_sub(since) >= UNREACHABLE)
     }
 
     /// No link is wanted any more.
@@ -160,7 +172,7 @@ impl Shard {
         };
         let first = self.next_conn.get();
         let task = tokio::task::spawn_local(dialer.run()).abort_handle();
-        self.peers.links.insert(peer, Link { addr, incarnation, first, conn: None, task });
+        self.peers.links.insert(peer, Link { addr, incarnation, first, conn: None, down_since: Some(now()), task });
     }
 
     /// A link is up: tells every target that has somebody at its other end.
@@ -168,7 +180,7 @@ impl Shard {
         let Some(link) = self.peers.links.get_mut(&peer).filter(|l| l.first <= conn) else {
             return sender.close();
         };
-        link.conn = Some(conn);
+        (link.conn, link.down_since) = (Some(conn), None);
         link.incarnation = link.incarnation.max(incarnation);
         self.conns.insert(conn, Conn { sender, peer: Some(peer), outgoing: true, reader: link.task.clone() });
         let Some(routing) = self.routing.clone() else { return };
@@ -250,20 +262,30 @@ struct Dialer {
 impl Dialer {
     async fn run(self) {
         let mut pause = BACKOFF.0;
+        // Since when there is no connection; `None` when that has been said.
+        let mut lost = Some(now());
         loop {
             let conn = super::next_id(&self.next_conn);
             let hello = Hello { epoch: conn, ..self.hello.clone() };
             match connect(&self.addr, hello, &self.security, self.arena.clone(), CONNECT).await {
                 Ok((sender, receiver, reply)) if reply.node == self.peer.node => {
                     pause = BACKOFF.0;
+                    if let Err(e) = receiver.give_up_after(UNACKNOWLEDGED) {
+                        tracing::debug!("a broken link will be noticed late: {e}");
+                    }
                     let (peer, incarnation) = (self.peer, reply.incarnation);
                     if self.inbox.send(Inbox::Connected { peer, conn, sender, incarnation }).is_err() {
                         return;
                     }
                     read_all(conn, receiver, self.inbox.clone()).await;
+                    lost = Some(now());
                 }
                 Ok((.., reply)) => {
                     tracing::warn!("node {} answers at {}, where node {} should be", reply.node, self.addr, self.peer.node);
+                }
+                Err(e) if lost.is_some_and(|since| now() - since >= UNREACHABLE) => {
+                    tracing::warn!("shard {} of node {} cannot be reached: {e}", self.peer.shard, self.peer.node);
+                    lost = None;
                 }
                 Err(e) => tracing::debug!("no link to shard {} of node {}: {e}", self.peer.shard, self.peer.node),
             }
@@ -339,6 +361,21 @@ fn check_chunk_size(size: u32) -> Result<(), String> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_peer_without_a_connection_for_long_is_unreachable() {
+        let peer = PeerKey { node: 2, shard: 0 };
+        let task = tokio::spawn(async {}).abort_handle();
+        let link = Link { addr: String::new(), incarnation: 1, first: 0, conn: Some(7), down_since: None, task };
+        let mut peers = Peers { places: [(31, peer)].into(), links: [(peer, link)].into(), ..Peers::default() };
+        assert!(!peers.unreachable(31, 1_000 * UNREACHABLE), "it is connected");
+        peers.closed(peer, 6, true, 5);
+        assert!(!peers.unreachable(31, 5 + UNREACHABLE), "that was an older connection");
+        peers.closed(peer, 7, true, 9);
+        assert!(!peers.unreachable(31, 8 + UNREACHABLE));
+        assert!(peers.unreachable(31, 9 + UNREACHABLE));
+        assert!(!peers.unreachable(99, 9 + UNREACHABLE), "a target that nobody knows");
+    }
+
     #[test]
     fn a_newer_connection_fences_the_older() {
         let mut peers = Peers::default();
@@ -349,7 +386,7 @@ mod tests {
         assert!(peers.accept(peer, 4, 99).is_err(), "an older start");
         assert_eq!(peers.accept(peer, 5, 11), Ok(Some(100)));
         peers.accepted(peer, 101);
-        peers.closed(peer, 100, false);
+        peers.closed(peer, 100, false, 0);
         assert_eq!(peers.conn_for(peer, true), Some(101), "the end of the older one changes nothing");
         assert_eq!(peers.accept(peer, 6, 1), Ok(Some(101)), "a new start counts from the beginning");
         assert_eq!(peers.conn_for(peer, true), None);

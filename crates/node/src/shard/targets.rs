@@ -302,9 +302,9 @@ impl Targets {
         std::mem::take(&mut self.changed)
     }
 
-    /// What the next heartbeat says.
-    pub(super) fn reports(&self) -> Vec<TargetReport> {
-        self.list.iter().filter(|t| t.id != 0).map(Target::report).collect()
+    /// What the next heartbeat says, given which members of the chains cannot be reached.
+    pub(super) fn reports(&self, unreachable: impl Fn(TargetId) -> bool) -> Vec<TargetReport> {
+        self.list.iter().filter(|t| t.id != 0).map(|t| t.report(&unreachable)).collect()
     }
 
     /// For tests and tools.
@@ -350,7 +350,7 @@ impl Target {
         self.opened.as_ref().map(|o| o.store.space()).unwrap_or_default()
     }
 
-    fn report(&self) -> TargetReport {
+    fn report(&self, unreachable: impl Fn(TargetId) -> bool) -> TargetReport {
         let report = self.replica.report();
         let (state, failed) =
             if self.opened.is_some() { (report.state, report.failed) } else { (LocalState::Failed, self.failed.clone()) };
@@ -365,6 +365,7 @@ impl Target {
             sync: report.sync,
             failed,
             store: self.opened.as_ref().map(|o| crate::status::store_report(&o.store)),
+            unreachable: self.replica.asks().filter(|&t| unreachable(t)).collect(),
         }
     }
 }

@@ -474,6 +474,12 @@ pub const CANARIES: &[Canary] = &[
         within: 100,
     },
     Canary {
+        name: "cut-off-at-once",
+        rule: "a member that others cannot reach is out when its lease has surely ended",
+        off: &[Off::Manager(cluster::Mutation::CutOffAtOnce)],
+        within: 1000,
+    },
+    Canary {
         name: "grant-to-leaving",
         rule: "who is to be out gets no lease",
         off: &[Off::Manager(cluster::Mutation::GrantToLeaving)],

@@ -92,6 +92,7 @@ const OTHERS: &[&str] = &[
     "lease withheld",
     "lease granted beside the store",
     "lease withheld from a target whose place changes",
+    "neighbour reported as unreachable",
     "write of an earlier term refused",
     "routing delta applied",
     "heartbeat NotPrimary",

@@ -196,7 +196,7 @@ impl World {
             let Some(c) = self.net.conns.get(&conn) else { return };
             let (from, to) = (c.opener, c.acceptor);
             let process = c.processes.0;
-            self.net.links.insert((from, to), Link::Connecting(Vec::new()));
+            self.net.redial(from, to, Vec::new(), self.now);
             return self.after(self.plan.net * 8, Ev::Connect { from, to, process });
         }
         self.break_conn(conn);

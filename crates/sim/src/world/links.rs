@@ -34,10 +34,19 @@ impl World {
             }
             Some(Link::Connecting(waiting)) => waiting.push(frame),
             None => {
-                self.net.links.insert((here, there), Link::Connecting(vec![frame]));
+                self.net.redial(here, there, vec![frame], self.now);
                 self.connect(here, there);
             }
         }
+    }
+
+    /// Members of its chain that a target sends requests to, and has had no connection to for a while.
+    pub(super) fn unreachable(&self, node: usize, slot: usize) -> Vec<TargetId> {
+        let s = &self.nodes[node].slots[slot];
+        let Some(open) = &s.open else { return Vec::new() };
+        let here = (node, s.shard);
+        let down = |place: Place| self.net.down.get(&(here, place)).is_some_and(|since| self.now - since >= self.plan.silence);
+        open.replica.asks().filter(|&t| self.place_of(node, slot, t).is_some_and(down)).collect()
     }
 
     fn put(&mut self, conn: u64, lane: usize, delay: Time, frame: Frame) {
@@ -76,15 +85,14 @@ impl World {
         if !self.nodes[from.0].is(process) {
             return;
         }
-        let Some(link @ Link::Connecting(_)) = self.net.links.get_mut(&(from, to)) else { return };
+        let Some(Link::Connecting(_)) = self.net.links.get(&(from, to)) else { return };
         // The other side may have gone, or have accepted a later one, while the answer was on its way.
         let good = self.net.conns.get(&id).is_some_and(|c| !c.broken);
         if !good || self.net.accepted.get(&(to, from)) != Some(&id) {
             return self.connect(from, to);
         }
-        let Link::Connecting(waiting) = std::mem::replace(link, Link::Up(id)) else { return };
         self.coverage.hit("connected");
-        for frame in waiting {
+        for frame in self.net.connected(from, to, id) {
             let delay = self.rng.delay(self.plan.net);
             self.put(id, DOWN, delay, frame);
         }
@@ -112,7 +120,7 @@ impl World {
         let (from, to) = (conn.opener, conn.acceptor);
         if opener {
             if matches!(self.net.links.get(&(from, to)), Some(Link::Up(up)) if *up == id) {
-                self.net.links.insert((from, to), Link::Connecting(Vec::new()));
+                self.net.redial(from, to, Vec::new(), self.now);
                 self.connect(from, to);
             }
         } else if self.net.accepted.get(&(to, from)) == Some(&id) {
@@ -126,7 +134,13 @@ impl World {
         let Some(conn) = self.net.conns.get_mut(&id) else { return };
         let (from, to) = if lane == DOWN { (conn.opener, conn.acceptor) } else { (conn.acceptor, conn.opener) };
         let receiver = if lane == DOWN { conn.processes.1 } else { conn.processes.0 };
-        if self.net.blocked.contains(&(from.0, to.0)) && !conn.lanes[lane].queue.is_empty() {
+        if self.net.blocked.contains(&(from.0, to.0))
+            && let Some((sent, _)) = conn.lanes[lane].queue.front()
+        {
+            // What nobody acknowledges ends the connection in time.
+            if now.saturating_sub(*sent) > self.plan.silence {
+                self.break_conn(id);
+            }
             return self.at(now + 10 * MS, Ev::Pump { conn: id, lane });
         }
         let queue = &mut conn.lanes[lane];

@@ -49,6 +49,8 @@ pub(super) enum Link {
 pub(super) struct Net {
     pub(super) conns: BTreeMap<u64, Conn>,
     pub(super) links: BTreeMap<(Place, Place), Link>,
+    /// Links without a connection, since when.
+    pub(super) down: BTreeMap<(Place, Place), Time>,
     /// Newest accepted connection: (acceptor, opener).
     pub(super) accepted: BTreeMap<(Place, Place), u64>,
     /// Pairs of nodes cut off, in this direction.
@@ -60,6 +62,7 @@ impl Net {
     /// The process at `node` is gone: its ends of connections with it.
     pub(super) fn forget(&mut self, node: usize) -> Vec<u64> {
         self.links.retain(|(from, _), _| from.0 != node);
+        self.down.retain(|(from, _), _| from.0 != node);
         self.accepted.retain(|(to, _), _| to.0 != node);
         let ended: Vec<u64> = self
             .conns
@@ -74,6 +77,21 @@ impl Net {
             }
         }
         ended
+    }
+
+    /// A link is to be connected; these frames wait for that.
+    pub(super) fn redial(&mut self, from: Place, to: Place, waiting: Vec<Frame>, now: Time) {
+        self.links.insert((from, to), Link::Connecting(waiting));
+        self.down.entry((from, to)).or_insert(now);
+    }
+
+    /// A link is connected. Its frames that wait.
+    pub(super) fn connected(&mut self, from: Place, to: Place, conn: u64) -> Vec<Frame> {
+        self.down.remove(&(from, to));
+        match self.links.insert((from, to), Link::Up(conn)) {
+            Some(Link::Connecting(waiting)) => waiting,
+            _ => Vec::new(),
+        }
     }
 
     pub(super) fn open(&mut self, opener: Place, acceptor: Place, processes: (u64, u64)) -> u64 {

@@ -671,7 +671,11 @@ impl World {
                 sync: report.sync,
                 failed: report.failed,
                 store: None,
+                unreachable: self.unreachable(node, n),
             });
+        }
+        if targets.iter().any(|t| !t.unreachable.is_empty()) {
+            self.coverage.hit("neighbour reported as unreachable");
         }
         let process = self.nodes[node].process.as_mut().expect("only a running process has a heartbeat");
         process.beat += 1;

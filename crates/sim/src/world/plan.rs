@@ -34,6 +34,8 @@ pub struct Plan {
     pub attempt: Time,
     /// Lease in milliseconds.
     pub lease_ms: u32,
+    /// How long a connection waits for an acknowledgement, and a peer may be without one before that is reported.
+    pub silence: Time,
     /// Between heartbeats in milliseconds.
     pub heartbeat_ms: u32,
     /// Mean delay of the network.
@@ -140,6 +142,7 @@ impl Plan {
             patience: rng.between(200, 4000) * MS,
             attempt: rng.between(50, 800) * MS,
             lease_ms,
+            silence: u64::from(lease_ms) * MS / 2,
             heartbeat_ms: lease_ms / *rng.pick(&[5, 5, 10]),
             net,
             disk: *rng.pick(&[100_000, MS, 5 * MS, 30 * MS]),

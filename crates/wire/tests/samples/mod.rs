@@ -205,6 +205,7 @@ fn manager() -> Vec<Sample> {
         sync: Some(progress()),
         failed: "disk gone".to_owned(),
         store: Some(store_report()),
+        unreachable: vec![33, 301],
     };
     let heartbeat = HeartbeatRequest { node: 2, incarnation: 9, seq: 1000, targets: vec![report.clone()], routing: 55 };
     let beaten = HeartbeatReply {
