@@ -9,6 +9,8 @@ use catena_client::{Client, ClientConfig, Error, ErrorKind, ReadOptions, UpdateK
 use catena_sim::linear::{Action, History, Outcome, Seen};
 use catena_types::{Op, Precondition};
 
+use crate::cluster::{Cluster, PATIENCE};
+
 /// What the clients do.
 #[derive(Clone)]
 pub(crate) struct Plan {
@@ -202,4 +204,21 @@ impl Worker {
         let now = self.now();
         self.history.lock().expect("no client has panicked").complete(now, id, outcome);
     }
+}
+
+/// Waits until the load has gone on for a while.
+pub(crate) async fn progress(load: &Workload, cluster: &Cluster) {
+    let before = load.done();
+    let start = Instant::now();
+    while load.done() < before + 200 {
+        assert!(start.elapsed() < PATIENCE, "the load stands still\n{}", cluster.logs());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Version, length and checksum; or the chunk does not exist: the load removes some.
+pub(crate) fn same_at_every_replica(cluster: &Cluster, key: &str) {
+    let output = cluster.run(&["chunk", "stat", key, "--all"]);
+    let absent = output.status.code() == Some(3);
+    assert!(output.status.success() || absent, "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,0 +1,53 @@
+//! Real processes under faults: networks that lose one way or both, members that hang, stop and lose their power, disks that
+//! are full or slow. Clients work all the time, and what they heard must be linearizable.
+//!
+//! Short by default; `CATENA_TEST_SECONDS=20` lets each fault last longer, `CATENA_TEST_ROUNDS=5` repeats them. Networks and
+//! disks need root: without, their tests say so and pass.
+
+#[allow(dead_code, reason = "each test binary uses its part")]
+#[path = "real/cluster.rs"]
+mod cluster;
+#[path = "faults/partitions.rs"]
+mod partitions;
+#[path = "real/workload.rs"]
+mod workload;
+
+use std::time::Duration;
+
+use cluster::{Cluster, PATIENCE};
+use workload::{Plan, Workload, same_at_every_replica};
+
+/// Chunks that every load works on.
+const CHUNKS: u64 = 6;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|s| s.parse().ok()).unwrap_or(default)
+}
+
+/// How long a fault lasts, if longer than what it takes to be noticed.
+fn fault_time() -> Duration {
+    Duration::from_millis(2500).max(Duration::from_secs(number("CATENA_TEST_SECONDS", 0)))
+}
+
+fn rounds() -> u64 {
+    number("CATENA_TEST_ROUNDS", 1)
+}
+
+fn block_on(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(test);
+}
+
+async fn load(cluster: &Cluster) -> Workload {
+    let plan = Plan { clients: 8, chunks: CHUNKS, chunk_size: 64 << 10, deadline: PATIENCE };
+    Workload::start(&cluster.manager, plan).await
+}
+
+/// Every chain becomes whole by itself; no operation has failed; what was heard is linearizable, and all replicas hold the same.
+async fn finish(load: Workload, cluster: &Cluster) {
+    cluster.wait_healthy();
+    let (history, errors) = load.finish().await;
+    let stats = history.check().unwrap_or_else(|v| panic!("{v}"));
+    assert!(errors.is_empty(), "{errors:?}");
+    println!("{stats:?}");
+    (0..CHUNKS).for_each(|chunk| same_at_every_replica(cluster, &format!("shared/{chunk}")));
+}
