@@ -7,13 +7,25 @@
 #[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "real/cluster.rs"]
 mod cluster;
+#[path = "faults/managers.rs"]
+mod managers;
 #[path = "faults/partitions.rs"]
 mod partitions;
+#[path = "faults/restarts.rs"]
+mod restarts;
+#[allow(dead_code, reason = "each test binary uses its part")]
+#[path = "../../manager/tests/etcd/server.rs"]
+mod server;
+#[path = "faults/stale.rs"]
+mod stale;
+#[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "real/workload.rs"]
 mod workload;
 
 use std::time::Duration;
 
+use catena_client::{Client, ClientConfig};
+use catena_types::TargetId;
 use cluster::{Cluster, PATIENCE};
 use workload::{Plan, Workload, same_at_every_replica};
 
@@ -40,6 +52,14 @@ fn block_on(test: impl Future<Output = ()>) {
 async fn load(cluster: &Cluster) -> Workload {
     let plan = Plan { clients: 8, chunks: CHUNKS, chunk_size: 64 << 10, deadline: PATIENCE };
     Workload::start(&cluster.manager, plan).await
+}
+
+/// The replicas of the first chain that serve, head first, each with the number of its node.
+async fn replicas(cluster: &Cluster) -> Vec<(TargetId, usize)> {
+    let client = Client::connect(ClientConfig::new(&cluster.manager)).await.expect("the manager answers");
+    let routing = client.routing();
+    let node = |id| routing.targets.iter().find(|t| t.id == id).expect("a member's target is known").node;
+    routing.chains[0].serving().map(|id| (id, node(id) as usize)).collect()
 }
 
 /// Every chain becomes whole by itself; no operation has failed; what was heard is linearizable, and all replicas hold the same.

@@ -9,6 +9,7 @@ mod cluster;
 mod etcd;
 #[path = "real/repair.rs"]
 mod repair;
+#[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "real/workload.rs"]
 mod workload;
 

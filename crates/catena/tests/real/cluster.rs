@@ -105,14 +105,25 @@ impl Cluster {
 
     /// The same in a private network: with one manager, or three on an etcd. The calling thread becomes the `client` there.
     pub(crate) fn in_net(net: Net, etcd: Option<&str>, nodes: usize, targets: u32, replicas: u32) -> Cluster {
+        Cluster::in_net_with(net, etcd, (nodes, targets, replicas), &[])
+    }
+
+    /// The same with nodes, targets and replicas as `shape`, and with more options for every manager.
+    pub(crate) fn in_net_with(
+        net: Net,
+        etcd: Option<&str>,
+        shape: (usize, u32, u32),
+        manager_options: &'static [&'static str],
+    ) -> Cluster {
         net.enter("client");
+        let (nodes, targets, replicas) = shape;
         let (dir, alone) = place();
         let mut cluster = Cluster::new(dir, etcd.map_or(alone, on), targets, "1GiB", &[]);
         for (n, manager) in cluster.managers.iter_mut().enumerate() {
             manager.addr = format!("{}:7400", net.addr(&format!("manager{n}")));
         }
         cluster.manager = addresses(&cluster.managers);
-        cluster.net = Some(net);
+        (cluster.net, cluster.manager_options) = (Some(net), manager_options);
         cluster.form(nodes, replicas);
         cluster
     }

@@ -5,6 +5,7 @@
 //! The namespaces go when the network is dropped. Those of a test that could not do that are removed by the next one.
 
 use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -78,9 +79,14 @@ impl Net {
 
     /// The calling thread, and all that it starts from here on, is the member.
     pub(crate) fn enter(&self, member: &str) {
+        self.door(member)();
+    }
+
+    /// The same for the thread that calls what is returned.
+    pub(crate) fn door(&self, member: &str) -> impl FnOnce() + Send + 'static {
         let path = Path::new("/run/netns").join(self.namespace(member));
         let file = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network)).expect("root may enter it");
+        move || move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may enter it")
     }
 
     /// From now on nothing that `from` sends arrives at `to`.
