@@ -29,7 +29,7 @@ use catena_types::TargetId;
 use cluster::{Cluster, PATIENCE};
 use workload::{Plan, Workload, same_at_every_replica};
 
-/// Chunks that every load works on.
+/// Chunks that a load works on, unless it says otherwise: few, so that clients meet.
 const CHUNKS: u64 = 6;
 
 fn number(name: &str, default: u64) -> u64 {
@@ -50,7 +50,11 @@ fn block_on(test: impl Future<Output = ()>) {
 }
 
 async fn load(cluster: &Cluster) -> Workload {
-    let plan = Plan { clients: 8, chunks: CHUNKS, chunk_size: 64 << 10, deadline: PATIENCE };
+    load_of(cluster, CHUNKS).await
+}
+
+async fn load_of(cluster: &Cluster, chunks: u64) -> Workload {
+    let plan = Plan { clients: 8, chunks, chunk_size: 64 << 10, deadline: PATIENCE };
     Workload::start(&cluster.manager, plan).await
 }
 
