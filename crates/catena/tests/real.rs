@@ -9,6 +9,7 @@ mod cluster;
 mod etcd;
 #[path = "real/repair.rs"]
 mod repair;
+#[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "real/workload.rs"]
 mod workload;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use catena_client::{Client, ClientConfig, ReadOptions, UpdateOptions};
 use cluster::{Cluster, PATIENCE, free_port, run_with, text};
-use workload::{Plan, Random, Workload};
+use workload::{Plan, Random, Workload, progress, same_at_every_replica};
 
 fn load_time() -> Duration {
     let seconds = std::env::var("CATENA_TEST_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(6);
@@ -43,13 +44,6 @@ fn sixteen_clients_on_the_same_chunks_are_linearizable() {
         println!("{stats:?}");
     });
     (0..4).for_each(|chunk| same_at_every_replica(&cluster, &format!("shared/{chunk}")));
-}
-
-/// Version, length and checksum; or the chunk does not exist: the load removes some.
-fn same_at_every_replica(cluster: &Cluster, key: &str) {
-    let output = cluster.run(&["chunk", "stat", key, "--all"]);
-    let absent = output.status.code() == Some(3);
-    assert!(output.status.success() || absent, "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -84,16 +78,6 @@ fn kill_nine_of_any_process_loses_nothing_acknowledged() {
         println!("{stats:?}, {} operations without a definite answer", errors.len());
     });
     (0..6).for_each(|chunk| same_at_every_replica(&cluster, &format!("shared/{chunk}")));
-}
-
-/// Waits until the load has gone on for a while.
-async fn progress(load: &Workload, cluster: &Cluster) {
-    let before = load.done();
-    let start = std::time::Instant::now();
-    while load.done() < before + 200 {
-        assert!(start.elapsed() < PATIENCE, "the load stands still\n{}", cluster.logs());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Under load, a target is in use; after SIGKILL, nothing in it is damaged.

@@ -1,6 +1,9 @@
-//! A cluster of real processes of the `catena` binary, on loopback, in a directory of its own.
+//! A cluster of real processes of the `catena` binary, on loopback or in a private network, in a directory of its own.
 //!
 //! Every process is killed when the cluster is dropped; each can be killed with SIGKILL and started again on its data.
+
+#[path = "net.rs"]
+mod net;
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -8,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+pub(crate) use net::Net;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take before a test gives up on it. Generous: the machine may be busy.
@@ -29,6 +33,8 @@ pub(crate) struct Cluster {
     init_options: &'static [&'static str],
     /// Environment of everything that is run.
     env: Vec<(&'static str, String)>,
+    /// The network, unless all of it is on loopback. Goes last.
+    net: Option<Net>,
 }
 
 /// One manager: where it listens and keeps its state, and its process while it runs.
@@ -57,8 +63,7 @@ impl Cluster {
         capacity: &'static str,
         options: &'static [&'static str],
     ) -> Cluster {
-        let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let stores = vec![["--dir".to_owned(), text(&dir.path().join("manager"))]];
+        let (dir, stores) = place();
         let mut cluster = Cluster::new(dir, stores, targets, capacity, options);
         cluster.form(nodes, replicas);
         cluster
@@ -72,8 +77,7 @@ impl Cluster {
         manager_options: &'static [&'static str],
         prepare: impl FnOnce(&Path) -> Vec<(&'static str, String)>,
     ) -> Cluster {
-        let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let stores = vec![["--dir".to_owned(), text(&dir.path().join("manager"))]];
+        let (dir, stores) = place();
         let env = prepare(dir.path());
         let mut cluster = Cluster::new(dir, stores, 1, "1GiB", options);
         (cluster.env, cluster.manager_options) = (env, manager_options);
@@ -83,8 +87,7 @@ impl Cluster {
 
     /// The same with a target of each node in no chain, and with a manager that replaces soon what is lost.
     pub(crate) fn with_spares(nodes: usize, targets: u32, replicas: u32) -> Cluster {
-        let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let stores = vec![["--dir".to_owned(), text(&dir.path().join("manager"))]];
+        let (dir, stores) = place();
         let mut cluster = Cluster::new(dir, stores, targets, "1GiB", &[]);
         cluster.manager_options = &["--replace-after", "3s", "--max-moves", "2"];
         cluster.init_options = &["--spare", "1"];
@@ -94,9 +97,33 @@ impl Cluster {
 
     /// The same with three managers on an etcd.
     pub(crate) fn on_etcd(etcd: &str, nodes: usize, targets: u32, replicas: u32) -> Cluster {
-        let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let stores = vec![["--etcd".to_owned(), etcd.to_owned()]; 3];
+        let (dir, stores) = (place().0, on(etcd));
         let mut cluster = Cluster::new(dir, stores, targets, "1GiB", &[]);
+        cluster.form(nodes, replicas);
+        cluster
+    }
+
+    /// The same in a private network: with one manager, or three on an etcd. The calling thread becomes the `client` there.
+    pub(crate) fn in_net(net: Net, etcd: Option<&str>, nodes: usize, targets: u32, replicas: u32) -> Cluster {
+        Cluster::in_net_with(net, etcd, (nodes, targets, replicas), &[])
+    }
+
+    /// The same with nodes, targets and replicas as `shape`, and with more options for every manager.
+    pub(crate) fn in_net_with(
+        net: Net,
+        etcd: Option<&str>,
+        shape: (usize, u32, u32),
+        manager_options: &'static [&'static str],
+    ) -> Cluster {
+        net.enter("client");
+        let (nodes, targets, replicas) = shape;
+        let (dir, alone) = place();
+        let mut cluster = Cluster::new(dir, etcd.map_or(alone, on), targets, "1GiB", &[]);
+        for (n, manager) in cluster.managers.iter_mut().enumerate() {
+            manager.addr = format!("{}:7400", net.addr(&format!("manager{n}")));
+        }
+        cluster.manager = addresses(&cluster.managers);
+        (cluster.net, cluster.manager_options) = (Some(net), manager_options);
         cluster.form(nodes, replicas);
         cluster
     }
@@ -110,10 +137,10 @@ impl Cluster {
     ) -> Cluster {
         let manager = |store| Manager { addr: format!("127.0.0.1:{}", free_port()), store, process: None };
         let managers: Vec<Manager> = stores.into_iter().map(manager).collect();
-        let manager = managers.iter().map(|m| m.addr.as_str()).collect::<Vec<_>>().join(",");
+        let manager = addresses(&managers);
         let (manager_options, init_options, env) = (&[][..], &[][..], Vec::new());
-        let nodes = Vec::new();
-        Cluster { dir, manager, managers, nodes, targets, capacity, options, manager_options, init_options, env }
+        let (nodes, net) = (Vec::new(), None);
+        Cluster { dir, manager, managers, nodes, targets, capacity, options, manager_options, init_options, env, net }
     }
 
     /// Starts everything and makes the chain table.
@@ -134,6 +161,11 @@ impl Cluster {
 
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The private network that it was started in.
+    pub(crate) fn net(&self) -> &Net {
+        self.net.as_ref().expect("it was started in one")
     }
 
     pub(crate) fn start_manager(&mut self) {
@@ -158,7 +190,10 @@ impl Cluster {
     }
 
     pub(crate) fn start_node(&mut self, node: usize) {
-        let args = self.node_args(node, node + 1, &self.node_dir(node));
+        let mut args = self.node_args(node, node + 1, &self.node_dir(node));
+        if let Some(net) = &self.net {
+            args.extend(["--listen".to_owned(), net.addr(&format!("node{}", node + 1))]);
+        }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         self.nodes[node] = Some(self.spawn(&format!("node{}", node + 1), &args));
     }
@@ -178,9 +213,26 @@ impl Cluster {
     fn spawn(&self, name: &str, args: &[&str]) -> Child {
         let log =
             File::options().create(true).append(true).open(self.dir.path().join(format!("{name}.log"))).expect("a log file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_catena"));
-        command.args(args).envs(self.envs()).stdin(Stdio::null()).stdout(log.try_clone().expect("a log file")).stderr(log);
+        let mut words = self.net.as_ref().map_or(Vec::new(), |net| net.launcher(name));
+        words.push(env!("CARGO_BIN_EXE_catena").to_owned());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(args).envs(self.envs());
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log file")).stderr(log);
         command.spawn().expect("the binary starts")
+    }
+
+    /// SIGSTOP, SIGCONT and the like to a node.
+    pub(crate) fn signal_node(&self, node: usize, signal: Signal) {
+        signal_process(self.nodes[node].as_ref(), signal);
+    }
+
+    /// SIGTERM, and wait until the process has ended by itself, and well.
+    pub(crate) fn stop_node(&mut self, node: usize) {
+        stop(self.nodes[node].take());
+    }
+
+    pub(crate) fn stop_manager(&mut self) {
+        stop(self.managers[0].process.take());
     }
 
     /// SIGKILL, and wait until the process is gone.
@@ -264,9 +316,31 @@ impl Drop for Cluster {
     }
 }
 
+/// A directory, and a store in it for one manager.
+fn place() -> (tempfile::TempDir, Vec<[String; 2]>) {
+    let dir = tempfile::Builder::new().prefix("catena-test-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let stores = vec![["--dir".to_owned(), text(&dir.path().join("manager"))]];
+    (dir, stores)
+}
+
+/// Stores of three managers on an etcd.
+fn on(etcd: &str) -> Vec<[String; 2]> {
+    vec![["--etcd".to_owned(), etcd.to_owned()]; 3]
+}
+
+fn addresses(managers: &[Manager]) -> String {
+    managers.iter().map(|m| m.addr.as_str()).collect::<Vec<_>>().join(",")
+}
+
 fn signal_process(process: Option<&Child>, signal: Signal) {
     let process = process.expect("it was started and not killed");
     kill_process(Pid::from_child(process), signal).expect("the process is there");
+}
+
+fn stop(process: Option<Child>) {
+    signal_process(process.as_ref(), Signal::TERM);
+    let status = process.expect("it was started and not killed").wait().expect("it is our child");
+    assert!(status.success(), "asked to stop, it ends with {status}");
 }
 
 fn kill(process: Option<Child>) {

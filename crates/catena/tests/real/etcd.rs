@@ -14,8 +14,7 @@ use catena_wire::manager::StatusReply;
 use rustix::process::Signal;
 
 use crate::cluster::{Cluster, PATIENCE};
-use crate::progress;
-use crate::workload::{Plan, Workload};
+use crate::workload::{Plan, Workload, progress};
 use server::Etcd;
 
 fn etcd() -> Etcd {

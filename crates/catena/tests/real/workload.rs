@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use catena_client::{Client, ClientConfig, Error, ErrorKind, ReadOptions, UpdateKind, UpdateOptions};
 use catena_sim::linear::{Action, History, Outcome, Seen};
-use catena_types::{Op, Precondition};
+use catena_types::{Op, Precondition, TargetId};
+
+use crate::cluster::{Cluster, PATIENCE};
 
 /// What the clients do.
 #[derive(Clone)]
@@ -20,12 +22,25 @@ pub(crate) struct Plan {
 
 /// Running clients. See the file's documentation.
 pub(crate) struct Workload {
+    start: Instant,
     history: Arc<Mutex<History>>,
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
     errors: Arc<Mutex<Vec<String>>>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
+
+/// Clients of the same history in a thread of their own, who may fail. Half of them read from one replica only.
+pub(crate) struct Beside {
+    start: Instant,
+    history: Arc<Mutex<History>>,
+    errors: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// Clients beside the others have numbers from here on.
+const BESIDE: u64 = 1000;
 
 /// A small random generator (SplitMix64): the order of operations need not be the same twice, the bytes must be unlike.
 pub(crate) struct Random(pub u64);
@@ -54,29 +69,71 @@ impl Workload {
     /// Starts the clients, each with a connection and sessions of its own.
     pub(crate) async fn start(manager: &str, plan: Plan) -> Workload {
         let mut workload = Workload {
+            start: Instant::now(),
             history: Arc::default(),
             stop: Arc::default(),
             done: Arc::default(),
             errors: Arc::default(),
             tasks: Vec::new(),
         };
-        let start = Instant::now();
-        for id in 0..plan.clients {
-            let config = ClientConfig { deadline: plan.deadline, memory: 64 << 20, ..ClientConfig::new(manager) };
-            let client = Client::connect(config).await.expect("the manager answers");
-            let worker = Worker {
-                id,
-                client,
-                plan: plan.clone(),
-                random: Random(id + 1),
-                start,
-                history: workload.history.clone(),
-                errors: workload.errors.clone(),
-                done: workload.done.clone(),
-            };
+        for worker in workload.workers(manager, &plan, 0, None).await {
             workload.tasks.push(tokio::spawn(worker.run(workload.stop.clone())));
         }
         workload
+    }
+
+    async fn workers(&self, manager: &str, plan: &Plan, first: u64, target: Option<TargetId>) -> Vec<Worker> {
+        let mut workers = Vec::new();
+        for id in first..first + plan.clients {
+            let config = ClientConfig { deadline: plan.deadline, memory: 64 << 20, ..ClientConfig::new(manager) };
+            workers.push(Worker {
+                id,
+                client: Client::connect(config).await.expect("the manager answers"),
+                plan: plan.clone(),
+                target: target.filter(|_| id % 2 == 0),
+                random: Random(id + 1),
+                start: self.start,
+                history: self.history.clone(),
+                errors: self.errors.clone(),
+                done: self.done.clone(),
+            });
+        }
+        workers
+    }
+
+    /// Starts clients in a thread that has first gone through `door`. Half of them read from `target` only. Their errors are
+    /// not those of the others, and what they do is not progress.
+    pub(crate) async fn beside(
+        &self,
+        door: impl FnOnce() + Send + 'static,
+        manager: &str,
+        plan: Plan,
+        target: TargetId,
+    ) -> Beside {
+        let own = Workload {
+            start: self.start,
+            history: self.history.clone(),
+            stop: Arc::default(),
+            done: Arc::default(),
+            errors: Arc::default(),
+            tasks: Vec::new(),
+        };
+        let (stop, errors, manager) = (own.stop.clone(), own.errors.clone(), manager.to_owned());
+        let (ready, connected) = tokio::sync::oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            door();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let workers = own.workers(&manager, &plan, BESIDE, Some(target)).await;
+                let tasks: Vec<_> = workers.into_iter().map(|w| tokio::spawn(w.run(own.stop.clone()))).collect();
+                ready.send(()).expect("somebody waits for it");
+                for task in tasks {
+                    task.await.expect("a client does not panic");
+                }
+            });
+        });
+        connected.await.expect("they connect");
+        Beside { start: self.start, history: self.history.clone(), errors, stop, thread }
     }
 
     /// Operations ended so far.
@@ -96,10 +153,34 @@ impl Workload {
     }
 }
 
+impl Beside {
+    /// How many operations that were asked for since `from` have been answered by now. That a chunk does not exist, or is
+    /// another than was said, is an answer too.
+    pub(crate) fn answered_since(&self, from: Instant) -> usize {
+        let from = from.duration_since(self.start).as_nanos();
+        let history = self.history.lock().expect("no client has panicked");
+        let records = history.records().iter().filter(|r| r.client >= BESIDE && u128::from(r.invoked) >= from);
+        records.filter(|r| !matches!(r.outcome, Outcome::Unknown | Outcome::Rejected)).count()
+    }
+
+    /// How many operations have failed.
+    pub(crate) fn failed(&self) -> usize {
+        self.errors.lock().expect("no client has panicked").len()
+    }
+
+    /// Ends the clients.
+    pub(crate) fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no client panics");
+    }
+}
+
 struct Worker {
     id: u64,
     client: Client,
     plan: Plan,
+    /// The replica that is read from; `None`: any.
+    target: Option<TargetId>,
     random: Random,
     start: Instant,
     history: Arc<Mutex<History>>,
@@ -169,7 +250,8 @@ impl Worker {
     async fn read(&mut self, key: &str) {
         let (offset, len) = self.range();
         let id = self.invoke(key, Action::Read { offset, len });
-        let outcome = match self.client.read(key, offset, len, &ReadOptions::default()).await {
+        let options = ReadOptions { target: self.target, ..ReadOptions::default() };
+        let outcome = match self.client.read(key, offset, len, &options).await {
             Ok(r) => {
                 let seen = Seen { ver: Some(r.ver), len: Some(r.chunk_len), checksum: Some(r.checksum) };
                 Outcome::Read { bytes: r.data, seen }
@@ -202,4 +284,21 @@ impl Worker {
         let now = self.now();
         self.history.lock().expect("no client has panicked").complete(now, id, outcome);
     }
+}
+
+/// Waits until the load has gone on for a while.
+pub(crate) async fn progress(load: &Workload, cluster: &Cluster) {
+    let before = load.done();
+    let start = Instant::now();
+    while load.done() < before + 200 {
+        assert!(start.elapsed() < PATIENCE, "the load stands still\n{}", cluster.logs());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Version, length and checksum; or the chunk does not exist: the load removes some.
+pub(crate) fn same_at_every_replica(cluster: &Cluster, key: &str) {
+    let output = cluster.run(&["chunk", "stat", key, "--all"]);
+    let absent = output.status.code() == Some(3);
+    assert!(output.status.success() || absent, "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,4 +1,4 @@
-//! One etcd on loopback, with a data directory of its own. Ends with the test.
+//! One etcd, on loopback unless told otherwise, with a data directory of its own. Ends with the test.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -13,13 +13,25 @@ pub(crate) struct Etcd {
     /// `host:port` for clients.
     pub(crate) addr: String,
     peers: String,
+    /// Words that start its command, before its own.
+    launcher: Vec<String>,
     process: Option<Child>,
 }
 
 impl Etcd {
     pub(crate) fn start(tmp: &Path) -> Etcd {
+        Etcd::start_with(tmp, free_addr(), free_addr(), &[])
+    }
+
+    /// At an address of its own, by a command whose words are followed by etcd's.
+    #[allow(dead_code, reason = "each test binary uses its part")]
+    pub(crate) fn start_at(tmp: &Path, host: &str, launcher: &[String]) -> Etcd {
+        Etcd::start_with(tmp, format!("{host}:2379"), format!("{host}:2380"), launcher)
+    }
+
+    fn start_with(tmp: &Path, addr: String, peers: String, launcher: &[String]) -> Etcd {
         let dir = tempfile::Builder::new().prefix("etcd-").tempdir_in(tmp).expect("a directory");
-        let mut etcd = Etcd { dir, addr: free_addr(), peers: free_addr(), process: None };
+        let mut etcd = Etcd { dir, addr, peers, launcher: launcher.to_vec(), process: None };
         etcd.restart();
         etcd
     }
@@ -27,7 +39,9 @@ impl Etcd {
     pub(crate) fn restart(&mut self) {
         let (clients, peers) = (format!("http://{}", self.addr), format!("http://{}", self.peers));
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).expect("a log file");
-        let process = Command::new("etcd")
+        let words = [&self.launcher[..], &["etcd".to_owned()]].concat();
+        let process = Command::new(&words[0])
+            .args(&words[1..])
             .args(["--name", "test", "--data-dir"])
             .arg(self.dir.path().join("data"))
             .args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients])
