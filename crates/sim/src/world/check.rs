@@ -27,10 +27,6 @@ impl World {
         Some((node, self.nodes[node].slots[slot].open.as_ref()?))
     }
 
-    pub(super) fn keys(&self) -> Vec<ChunkKey> {
-        (0..self.plan.keys).filter_map(|n| ChunkKey::new(format!("k{n}").as_bytes())).collect()
-    }
-
     /// After each event of a target.
     pub(super) fn check_after(&mut self, node: usize, slot: usize, committed: bool) {
         if self.violation.is_some() {
@@ -38,11 +34,11 @@ impl World {
         }
         let id = self.nodes[node].slots[slot].id;
         // One that was moved away may serve nothing.
-        let chain = self.manager.routing_of(id).unwrap_or_default();
+        let chain = self.manager.chain_of(id).map_or(&[][..], |chain| &chain.members);
         let found = self
             .one_configuration(id)
-            .or_else(|| self.one_answer(&chain))
-            .or_else(|| if committed { self.versions(id).or_else(|| self.order(&chain)) } else { None });
+            .or_else(|| self.one_answer(chain))
+            .or_else(|| if committed { self.versions(id).or_else(|| self.order(chain)) } else { None });
         self.fail_if(found.map_or(Ok(()), Err));
     }
 
@@ -58,23 +54,16 @@ impl World {
     }
 
     /// No two targets of a chain could answer a version query differently now.
-    fn one_answer(&self, chain: &[TargetId]) -> Option<Violation> {
-        let probe = ChunkKey::new(b"k0")?;
-        let able = |t: &&TargetId| {
-            self.open_of(**t).is_some_and(|(n, o)| {
-                let local = self.nodes[n].local(self.now);
-                would_answer(&o.replica, local, &probe, &o.store).is_some()
-            })
-        };
-        let tails: Vec<&TargetId> = chain.iter().filter(able).collect();
-        if tails.len() < 2 {
-            return None;
-        }
-        for key in self.keys() {
+    fn one_answer(&self, chain: &[Member]) -> Option<Violation> {
+        let opens = chain.iter().filter_map(|m| Some((m.target, self.open_of(m.target)?)));
+        let able = |open: &Open, n: usize| open.replica.answers_queries(self.nodes[n].local(self.now));
+        let mut tails = opens.filter(|(_, (n, open))| able(open, *n));
+        let (one, other) = (tails.next()?, tails.next()?);
+        let tails: Vec<_> = [one, other].into_iter().chain(tails).collect();
+        for key in self.keys.iter() {
             let mut first: Option<(TargetId, Ver)> = None;
-            for &&t in &tails {
-                let (n, open) = self.open_of(t)?;
-                let Some(ver) = would_answer(&open.replica, self.nodes[n].local(self.now), &key, &open.store) else { continue };
+            for &(t, (n, open)) in &tails {
+                let Some(ver) = would_answer(&open.replica, self.nodes[n].local(self.now), key, &open.store) else { continue };
                 match first {
                     Some((other, v)) if v != ver => {
                         let text = format!("asked for the version of {key}, targets {other} and {t} would answer {v} and {ver}");
@@ -103,12 +92,12 @@ impl World {
 
     /// Invariant 3: what is committed at a target is durable on every serving target upstream, and committed on every one
     /// downstream.
-    fn order(&self, chain: &[TargetId]) -> Option<Violation> {
+    fn order(&self, chain: &[Member]) -> Option<Violation> {
         let serving: Vec<(TargetId, &Open)> = chain
             .iter()
-            .filter_map(|&t| {
-                let (n, open) = self.open_of(t)?;
-                open.replica.may_serve(self.nodes[n].local(self.now)).then_some((t, open))
+            .filter_map(|m| {
+                let (n, open) = self.open_of(m.target)?;
+                open.replica.may_serve(self.nodes[n].local(self.now)).then_some((m.target, open))
             })
             .collect();
         for (i, (down, d)) in serving.iter().enumerate() {
@@ -152,7 +141,8 @@ impl World {
     /// Invariants 4 and 5 after a power cut now that takes all it can: copies of the disks are opened and looked at.
     fn check_power_cut(&mut self, chain: &Chain) {
         let routing = self.manager.routing();
-        let keys: Vec<ChunkKey> = self.keys().into_iter().filter(|k| routing.chain_of(k.as_bytes()) == Some(chain.id)).collect();
+        let keys: Vec<ChunkKey> =
+            self.keys.iter().filter(|k| routing.chain_of(k.as_bytes()) == Some(chain.id)).cloned().collect();
         for target in chain.serving() {
             let Some((node, slot)) = self.slot_of(target).filter(|&(node, slot)| self.is_somebody(node, slot)) else { continue };
             self.coverage.hit("rule copies of disks looked at after a power cut");
@@ -245,8 +235,8 @@ impl World {
         let joined = old.syncing().filter(|&t| chain.state_of(t) == Some(PublicState::Serving));
         let Some((sink, source)) = joined.zip(old.tail()) else { return Ok(()) };
         let (Some((_, a)), Some((_, b))) = (self.open_of(source), self.open_of(sink)) else { return Ok(()) };
-        for key in self.keys() {
-            let (ours, theirs) = (a.store.chunks().meta(&key), b.store.chunks().meta(&key));
+        for key in self.keys.clone().iter() {
+            let (ours, theirs) = (a.store.chunks().meta(key), b.store.chunks().meta(key));
             let busy = [ours, theirs].iter().any(|m| m.is_some_and(|m| m.staged.is_some()));
             let content = |m: Option<ChunkMeta>| m.and_then(|m| m.committed).map(|c| (c.ver, c.len, c.checksum));
             if !busy && content(ours) != content(theirs) {
@@ -312,7 +302,7 @@ impl World {
         for m in &new.members {
             let before = old.state_of(m.target).unwrap_or(PublicState::Offline);
             if before != m.state() {
-                self.coverage.hit(&format!("move {before:?} to {:?}", m.state()));
+                self.coverage.hit(format!("move {before:?} to {:?}", m.state()));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! How often each fault, event, command, error and rule occurred: a run in which one never does proves nothing about it.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use catena_chain::Counters;
@@ -8,28 +9,24 @@ use catena_chain::Counters;
 /// Counts by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    counts: BTreeMap<String, u64>,
+    /// Nobody sees their order.
+    counts: HashMap<Cow<'static, str>, u64>,
 }
 
 impl Coverage {
     /// Counts one.
-    pub fn hit(&mut self, name: &str) {
+    pub fn hit(&mut self, name: impl Into<Cow<'static, str>>) {
         self.add(name, 1);
     }
 
     /// Counts `n`.
-    pub fn add(&mut self, name: &str, n: u64) {
-        match self.counts.get_mut(name) {
-            Some(count) => *count += n,
-            None => {
-                self.counts.insert(name.to_owned(), n);
-            }
-        }
+    pub fn add(&mut self, name: impl Into<Cow<'static, str>>, n: u64) {
+        *self.counts.entry(name.into()).or_insert(0) += n;
     }
 
     /// Adds the counts of another run.
     pub fn merge(&mut self, other: &Coverage) {
-        other.counts.iter().for_each(|(name, n)| self.add(name, *n));
+        other.counts.iter().for_each(|(name, n)| self.add(name.clone(), *n));
     }
 
     /// How often.
@@ -39,13 +36,15 @@ impl Coverage {
 
     /// Adds the counters of a replica that ends.
     pub fn replica(&mut self, c: &Counters) {
-        c.named().into_iter().for_each(|(name, n)| self.add(&format!("counter {name}"), n));
+        c.named().into_iter().for_each(|(name, n)| self.add(format!("counter {name}"), n));
     }
 }
 
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, n) in &self.counts {
+        let mut counts: Vec<_> = self.counts.iter().collect();
+        counts.sort();
+        for (name, n) in counts {
             writeln!(f, "  {name:<36} {n:>12}")?;
         }
         Ok(())
