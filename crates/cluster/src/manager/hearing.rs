@@ -3,8 +3,6 @@
 //! What must hold: "out" is said only of a target that surely serves no more under the place it has: every lease it
 //! may hold has ended by the slowest clock, or its node has said so.
 
-use std::collections::BTreeMap;
-
 use catena_types::{Chain, LocalState, Member, NodeId, PublicState, TargetId, Time};
 use catena_wire::manager::TargetReport;
 
@@ -24,22 +22,29 @@ enum Hearing {
 }
 
 impl Manager {
+    /// Whether all members serve, and nobody is out: nothing is to be decided then, whatever else is known of them. That
+    /// is so nearly always, and heartbeats are many.
+    pub(super) fn is_whole(&self, chain: &Chain, now: Time) -> bool {
+        let serves = |m: &Member| m.state() == PublicState::Serving && !matches!(self.hearing(m, chain, now), Hearing::Out(_));
+        chain.members.iter().all(serves) && !is(Mutation::DepartServing)
+    }
+
     /// What is known of the members of a chain.
     pub(super) fn facts(&self, chain: &Chain, now: Time) -> Facts {
-        let heard: BTreeMap<_, _> = chain.members.iter().map(|m| (m.target, self.hearing(m, chain, now))).collect();
+        let heard: Vec<_> = chain.members.iter().map(|m| (m, self.hearing(m, chain, now))).collect();
         // The others count as alive only if heard of after the last of those to be removed went out: otherwise a
         // power cut that is still going on looks like the loss of one.
-        let out_since = |t| match heard.get(&t) {
-            Some(&Hearing::Out(since)) => Some(since),
+        let out_since = |(m, hearing): &(&Member, Hearing)| match hearing {
+            Hearing::Out(since) if m.state() == PublicState::Serving => Some(*since),
             _ => None,
         };
-        let due = chain.serving().filter_map(out_since).max();
+        let due = heard.iter().filter_map(out_since).max();
         let life = |h: &Hearing| match *h {
             Hearing::Out(_) => Life::Out,
             Hearing::Heard(at) if due.is_none_or(|due| at >= due) => Life::Alive,
             Hearing::Heard(_) | Hearing::MayLive => Life::Silent,
         };
-        heard.iter().map(|(&target, h)| (target, self.target_facts(chain, target, life(h), now))).collect()
+        heard.iter().map(|(m, h)| (m.target, self.target_facts(chain, m.target, life(h), now))).collect()
     }
 
     fn target_facts(&self, chain: &Chain, target: TargetId, life: Life, now: Time) -> TargetFacts {

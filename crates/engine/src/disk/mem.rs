@@ -23,7 +23,7 @@ use super::{BLOCK_BYTES, Completion, Disk, Io, IoOp};
 pub use fault::{Fault, What};
 use fault::{Plan, shape, strike};
 pub use image::{Cut, Image, Loose};
-use image::{PAGE, Pages, store};
+use image::{PAGE, Pages, copy, store};
 
 /// Smallest unit that a power cut leaves whole, in bytes.
 pub const SECTOR: usize = 512;
@@ -177,7 +177,7 @@ impl MemDisk {
     /// Puts bytes on the medium behind everybody's back: rot, or what a lost write left.
     pub fn poke(&self, offset: u64, data: &[u8]) {
         let mut inner = self.0.borrow_mut();
-        let data = Bytes::copy_from_slice(data);
+        let data = copy(data);
         store(&mut inner.current, offset, &data);
         inner.image.poke(offset, &data);
     }
@@ -327,8 +327,7 @@ impl Inner {
         if data.is_empty() {
             return;
         }
-        // A copy, so that the buffer is free again.
-        let data = Bytes::copy_from_slice(&data);
+        let data = copy(&data);
         store(&mut self.current, offset, &data);
         let end = offset + data.len() as u64;
         while let Some(&block) = self.unreadable.range(offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)).next() {

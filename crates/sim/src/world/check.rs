@@ -100,23 +100,22 @@ impl World {
                 open.replica.may_serve(self.nodes[n].local(self.now)).then_some((m.target, open))
             })
             .collect();
+        let committed: Vec<Vec<(ChunkKey, Ver)>> = serving.iter().map(|(_, open)| committed(open)).collect();
         for (i, (down, d)) in serving.iter().enumerate() {
-            for (up, u) in &serving[..i] {
+            for (j, (up, u)) in serving[..i].iter().enumerate() {
                 if u.replica.chain_ver() != d.replica.chain_ver() {
                     continue;
                 }
-                for (key, meta) in d.store.chunks().scan(b"", 64) {
-                    let Some(c) = meta.committed else { continue };
-                    if !holds(u, &key, c.ver) {
+                for (key, ver) in &committed[i] {
+                    if !holds(u, key, *ver) {
                         let text =
-                            format!("target {down} has committed {key} version {}, not durable at target {up} upstream", c.ver);
+                            format!("target {down} has committed {key} version {ver}, not durable at target {up} upstream");
                         return Some(Rule::Order.broken(text));
                     }
                 }
-                for (key, meta) in u.store.chunks().scan(b"", 64) {
-                    let Some(c) = meta.committed else { continue };
-                    if !has_committed(d, &key, c.ver) {
-                        let text = format!("target {up} has committed {key} version {}, target {down} downstream has not", c.ver);
+                for (key, ver) in &committed[j] {
+                    if !has_committed(d, key, *ver) {
+                        let text = format!("target {up} has committed {key} version {ver}, target {down} downstream has not");
                         return Some(Rule::Order.broken(text));
                     }
                 }
@@ -352,6 +351,12 @@ fn membership(chain: &Chain, old: Option<&Chain>) -> Result<(), Violation> {
         Some(old) => Err(Rule::Membership.broken(format!("chain {} went back from {}", chain.id, old.chain_ver))),
         None => Ok(()),
     }
+}
+
+/// What a target has committed.
+fn committed(open: &Open) -> Vec<(ChunkKey, Ver)> {
+    let chunks = open.store.chunks().scan(b"", 64).into_iter();
+    chunks.filter_map(|(key, meta)| Some((key, meta.committed?.ver))).collect()
 }
 
 /// Whether a target holds this version, or a later one, durably: committed, staged, or removed since.

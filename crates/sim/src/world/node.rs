@@ -177,7 +177,7 @@ impl Open {
 impl Node {
     /// The node's own clock.
     pub(super) fn local(&self, now: Time) -> Time {
-        self.offset + (now as i128 * (1_000_000 + i128::from(self.drift)) / 1_000_000) as Time
+        self.offset + scale(now, self.pace(), 1_000_000)
     }
 
     /// The time with which an event is judged: read after it came.
@@ -189,7 +189,12 @@ impl Node {
     }
 
     fn global(&self, local: Time) -> Time {
-        (i128::from(local.saturating_sub(self.offset)) * 1_000_000 / (1_000_000 + i128::from(self.drift))) as Time + 1
+        scale(local.saturating_sub(self.offset), 1_000_000, self.pace()) + 1
+    }
+
+    /// How far its clock runs in a million.
+    fn pace(&self) -> u64 {
+        1_000_000u64.saturating_add_signed(self.drift)
     }
 
     /// Number of the running process.
@@ -205,6 +210,11 @@ impl Node {
     pub(super) fn is(&self, process: u64) -> bool {
         self.process() == Some(process)
     }
+}
+
+/// `n * to / of`, where the product need not fit.
+fn scale(n: Time, to: u64, of: u64) -> Time {
+    n / of * to + n % of * to / of
 }
 
 impl World {

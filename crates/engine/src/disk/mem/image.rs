@@ -13,7 +13,7 @@ use super::{BLOCK_BYTES, Event, MemDisk, SECTOR};
 pub(super) const PAGE: usize = BLOCK_BYTES as usize;
 /// What was ever written, by block: [`PAGE`] bytes each.
 pub(super) type Pages = BTreeMap<u64, Bytes>;
-pub(super) static ZEROES: [u8; PAGE] = [0; PAGE];
+static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
 const SECTOR64: u64 = SECTOR as u64;
 
 /// A write that no flush has covered.
@@ -207,13 +207,21 @@ fn print_of(offset: u64, sector: &[u8]) -> u64 {
     (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
+/// A copy, which keeps no buffer from being used again.
+pub(super) fn copy(data: &[u8]) -> Bytes {
+    match ZEROES.get(..data.len()) {
+        Some(zeroes) if data == zeroes => Bytes::from_static(zeroes),
+        _ => Bytes::copy_from_slice(data),
+    }
+}
+
 /// Writes `data` into pages, which share its whole blocks.
 pub(super) fn store(pages: &mut Pages, offset: u64, data: &Bytes) {
     let mut at = 0;
     while at < data.len() {
         let place = offset + at as u64;
         let n = (data.len() - at).min(PAGE - (place % BLOCK_BYTES) as usize);
-        if n < PAGE || data[at..at + n] == ZEROES {
+        if n < PAGE || data[at..at + n] == ZEROES[..PAGE] {
             patch(pages, place, &data[at..at + n]);
         } else {
             pages.insert(place / BLOCK_BYTES, data.slice(at..at + n));
@@ -230,7 +238,7 @@ pub(super) fn patch(pages: &mut Pages, offset: u64, data: &[u8]) {
         // What was never written reads as zeroes anyhow: a zeroed journal takes no memory.
         return;
     }
-    let old = old.unwrap_or_else(|| Bytes::from_static(&ZEROES));
+    let old = old.unwrap_or_else(|| Bytes::from_static(&ZEROES[..PAGE]));
     let mut page = old.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
     page[at..at + data.len()].copy_from_slice(data);
     pages.insert(block, page.freeze());
