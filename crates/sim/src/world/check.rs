@@ -76,12 +76,18 @@ impl World {
         None
     }
 
+    /// What a target holds of every chunk.
+    fn held<'a>(&self, open: &'a Open) -> Held<'a> {
+        let store = open.store.chunks();
+        Held { open, metas: self.keys.iter().map(|key| store.meta(key)).collect(), floor: store.remove_floor() }
+    }
+
     /// Invariant 2: a staged version follows the committed one; it may follow from afar where a resync has left it.
     fn versions(&self, id: TargetId) -> Option<Violation> {
         let (node, open) = self.open_of(id)?;
         let serves = open.replica.may_serve(self.nodes[node].local(self.now));
-        for (key, meta) in open.store.chunks().scan(b"", 64) {
-            let ChunkMeta { committed: Some(c), staged: Some(s), .. } = meta else { continue };
+        for (key, meta) in self.keys.iter().zip(self.held(open).metas) {
+            let Some(ChunkMeta { committed: Some(c), staged: Some(s), .. }) = meta else { continue };
             if s.ver <= c.ver || (serves && s.ver != c.ver + 1) {
                 let text = format!("target {id} holds {key} committed {} with {} staged", c.ver, s.ver);
                 return Some(Rule::Versions.broken(text));
@@ -93,28 +99,24 @@ impl World {
     /// Invariant 3: what is committed at a target is durable on every serving target upstream, and committed on every one
     /// downstream.
     fn order(&self, chain: &[Member]) -> Option<Violation> {
-        let serving: Vec<(TargetId, &Open)> = chain
+        let serving: Vec<(TargetId, Held)> = chain
             .iter()
             .filter_map(|m| {
                 let (n, open) = self.open_of(m.target)?;
-                open.replica.may_serve(self.nodes[n].local(self.now)).then_some((m.target, open))
+                open.replica.may_serve(self.nodes[n].local(self.now)).then(|| (m.target, self.held(open)))
             })
             .collect();
-        let committed: Vec<Vec<(ChunkKey, Ver)>> = serving.iter().map(|(_, open)| committed(open)).collect();
         for (i, (down, d)) in serving.iter().enumerate() {
-            for (j, (up, u)) in serving[..i].iter().enumerate() {
-                if u.replica.chain_ver() != d.replica.chain_ver() {
-                    continue;
-                }
-                for (key, ver) in &committed[i] {
-                    if !holds(u, key, *ver) {
+            for (up, u) in serving[..i].iter().filter(|(_, u)| u.open.replica.chain_ver() == d.open.replica.chain_ver()) {
+                for (n, key) in self.keys.iter().enumerate() {
+                    if let Some(c) = d.metas[n].and_then(|m| m.committed).filter(|c| !holds(u.metas[n], u.floor, c.ver)) {
+                        let ver = c.ver;
                         let text =
                             format!("target {down} has committed {key} version {ver}, not durable at target {up} upstream");
                         return Some(Rule::Order.broken(text));
                     }
-                }
-                for (key, ver) in &committed[j] {
-                    if !has_committed(d, key, *ver) {
+                    if let Some(c) = u.metas[n].and_then(|m| m.committed).filter(|c| !d.has_committed(n, c.ver)) {
+                        let ver = c.ver;
                         let text = format!("target {up} has committed {key} version {ver}, target {down} downstream has not");
                         return Some(Rule::Order.broken(text));
                     }
@@ -189,7 +191,8 @@ impl World {
     /// What a target's disk has of a chunk, if that is older than `ver`.
     fn lacks(&self, target: TargetId, key: &ChunkKey, ver: Ver) -> Option<String> {
         if let Some((_, open)) = self.open_of(target) {
-            return (!holds(open, key, ver)).then(|| format!("{:?}", open.store.chunks().meta(key)));
+            let (meta, floor) = (open.store.chunks().meta(key), open.store.chunks().remove_floor());
+            return (!holds(meta, floor, ver)).then(|| format!("{meta:?}"));
         }
         let left = self.left_by(target)?;
         (left.newest(key) < ver).then(|| format!("a crash left version {}", left.newest(key)))
@@ -353,22 +356,24 @@ fn membership(chain: &Chain, old: Option<&Chain>) -> Result<(), Violation> {
     }
 }
 
-/// What a target has committed.
-fn committed(open: &Open) -> Vec<(ChunkKey, Ver)> {
-    let chunks = open.store.chunks().scan(b"", 64).into_iter();
-    chunks.filter_map(|(key, meta)| Some((key, meta.committed?.ver))).collect()
+/// What a target holds: of every chunk, in the order of the world's keys.
+struct Held<'a> {
+    open: &'a Open,
+    metas: Vec<Option<ChunkMeta>>,
+    floor: Ver,
 }
 
-/// Whether a target holds this version, or a later one, durably: committed, staged, or removed since.
-fn holds(open: &Open, key: &ChunkKey, ver: Ver) -> bool {
-    let store = open.store.chunks();
-    let Some(meta) = store.meta(key) else { return store.remove_floor() >= ver };
+impl Held<'_> {
+    /// Whether it has committed this version or a later one, or removed the chunk since.
+    fn has_committed(&self, n: usize, ver: Ver) -> bool {
+        self.metas[n].and_then(|m| m.committed).map_or(self.floor, |c| c.ver) >= ver
+    }
+}
+
+/// Whether a target holds this version, or a later one, durably: committed, staged, or removed since. `floor` is the
+/// newest version it has removed.
+fn holds(meta: Option<ChunkMeta>, floor: Ver, ver: Ver) -> bool {
+    let Some(meta) = meta else { return floor >= ver };
     let staged = meta.staged.is_some_and(|s| s.ver >= ver && s.durable);
-    staged || meta.committed.map_or(store.remove_floor(), |c| c.ver) >= ver
-}
-
-/// Whether a target has committed this version or a later one, or removed the chunk since.
-fn has_committed(open: &Open, key: &ChunkKey, ver: Ver) -> bool {
-    let store = open.store.chunks();
-    store.meta(key).and_then(|m| m.committed).map_or(store.remove_floor(), |c| c.ver) >= ver
+    staged || meta.committed.map_or(floor, |c| c.ver) >= ver
 }
