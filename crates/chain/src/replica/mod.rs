@@ -82,6 +82,18 @@ enum Condition {
     Reopening,
 }
 
+/// Why a target serves nothing now.
+#[derive(Clone, Copy)]
+enum Unfit {
+    NoRouting,
+    Stopped,
+    OtherVersion,
+    /// It is not SERVING.
+    Place,
+    NoLease,
+    Unconfirmed,
+}
+
 #[derive(Clone, Hash)]
 struct Lease {
     until: Time,
@@ -207,14 +219,18 @@ impl<P: Clone> Replica<P> {
 
     /// Whether reads would be served now: SERVING under the adopted chain version, confirmed, with a usable lease.
     pub fn may_serve(&self, now: Time) -> bool {
-        self.check_serving(now, self.chain_ver()).is_ok()
+        self.unfit(now, self.chain_ver()).is_none()
     }
 
     /// What a version query for `key` would be answered now (0: absent); `None` if this target would not answer one.
     /// No two targets of a chain may ever have answers that differ.
     pub fn would_answer(&self, now: Time, key: &ChunkKey, store: &dyn ChunkStore<Payload = P>) -> Option<Ver> {
-        let tail = self.role.as_ref().is_some_and(Role::is_tail) && self.may_serve(now);
-        tail.then(|| store.meta(key).map_or(0, |m| m.commit_ver()))
+        self.answers_queries(now).then(|| store.meta(key).map_or(0, |m| m.commit_ver()))
+    }
+
+    /// Whether this target would answer version queries now: the tail, where it may serve.
+    pub fn answers_queries(&self, now: Time) -> bool {
+        self.is_tail() && self.may_serve(now)
     }
 
     fn new_id(&mut self) -> u64 {
@@ -243,32 +259,47 @@ impl<P: Clone> Replica<P> {
 
     /// Sections 2.2, 2.3 and 6: chain version, serving, confirmed, lease.
     fn check_serving(&self, now: Time, chain_ver: u64) -> Result<(), Failure> {
-        let me = self.me;
-        let Some(role) = &self.role else {
-            return Err(Failure::new(Code::NotServing, format!("target {me} has no routing yet; try again")));
-        };
-        let ours = role.chain_ver();
-        let refuse = |code, message: String| Err(Failure::new(code, message).under(ours));
+        self.unfit(now, chain_ver).map_or(Ok(()), |why| Err(self.explain(why, chain_ver)))
+    }
+
+    /// Why a request under this chain version would not be served now.
+    fn unfit(&self, now: Time, chain_ver: u64) -> Option<Unfit> {
+        let Some(role) = &self.role else { return Some(Unfit::NoRouting) };
         if !matches!(self.condition, Condition::Running) {
-            return refuse(Code::NotServing, format!("target {me} is stopped; refresh routing"));
+            Some(Unfit::Stopped)
+        } else if chain_ver != role.chain_ver() && !is(Mutation::AnyVersion) {
+            Some(Unfit::OtherVersion)
+        } else if !role.serving() {
+            Some(Unfit::Place)
+        } else if !self.lease_holds(now) {
+            Some(Unfit::NoLease)
+        } else if !self.confirmed && !is(Mutation::ServeUnconfirmed) {
+            Some(Unfit::Unconfirmed)
+        } else {
+            None
         }
-        if chain_ver != ours && !is(Mutation::AnyVersion) {
-            let text = format!("chain {} is at version {ours}, not {chain_ver}; refresh routing", role.chain.id);
-            return Err(Failure::new(Code::WrongChainVersion, text).with_version(ours).under(ours));
-        }
-        if !role.serving() {
-            return refuse(Code::NotServing, format!("target {me} is {:?} in chain {}", role.state, role.chain.id));
-        }
-        if !self.lease_holds(now) {
-            return refuse(Code::LeaseExpired, format!("target {me} has no lease: its node has not heard from the manager"));
-        }
-        if !self.confirmed && !is(Mutation::ServeUnconfirmed) {
-            return refuse(
-                Code::NotServing,
-                format!("target {me} has just joined chain {} and is not confirmed yet", role.chain.id),
-            );
-        }
-        Ok(())
+    }
+
+    fn explain(&self, why: Unfit, chain_ver: u64) -> Failure {
+        let (me, ours) = (self.me, self.chain_ver());
+        let chain = self.role.as_ref().map_or(0, |role| role.chain.id);
+        let (code, text) = match why {
+            Unfit::NoRouting => (Code::NotServing, format!("target {me} has no routing yet; try again")),
+            Unfit::Stopped => (Code::NotServing, format!("target {me} is stopped; refresh routing")),
+            Unfit::OtherVersion => {
+                let text = format!("chain {chain} is at version {ours}, not {chain_ver}; refresh routing");
+                return Failure::new(Code::WrongChainVersion, text).with_version(ours).under(ours);
+            }
+            Unfit::Place => {
+                let state = self.role.as_ref().and_then(|role| role.state);
+                (Code::NotServing, format!("target {me} is {state:?} in chain {chain}"))
+            }
+            Unfit::NoLease => (Code::LeaseExpired, format!("target {me} has no lease: its node has not heard from the manager")),
+            Unfit::Unconfirmed => {
+                (Code::NotServing, format!("target {me} has just joined chain {chain} and is not confirmed yet"))
+            }
+        };
+        Failure::new(code, text).under(ours)
     }
 
     fn send(&self, cx: &mut Cx<P>, to: TargetId, body: Body, payload: Option<Payload<P>>) {

@@ -3,8 +3,6 @@
 //! What must hold: "out" is said only of a target that surely serves no more under the place it has: every lease it
 //! may hold has ended by the slowest clock, or its node has said so.
 
-use std::collections::BTreeMap;
-
 use catena_types::{Chain, LocalState, Member, NodeId, PublicState, TargetId, Time};
 use catena_wire::manager::TargetReport;
 
@@ -24,27 +22,34 @@ enum Hearing {
 }
 
 impl Manager {
+    /// Whether all members serve, and nobody is out: nothing is to be decided then, whatever else is known of them. That
+    /// is so nearly always, and heartbeats are many.
+    pub(super) fn is_whole(&self, chain: &Chain, now: Time) -> bool {
+        let serves = |m: &Member| m.state() == PublicState::Serving && !matches!(self.hearing(m, chain, now), Hearing::Out(_));
+        chain.members.iter().all(serves) && !is(Mutation::DepartServing)
+    }
+
     /// What is known of the members of a chain.
     pub(super) fn facts(&self, chain: &Chain, now: Time) -> Facts {
-        let heard: BTreeMap<_, _> = chain.members.iter().map(|m| (m.target, self.hearing(m, chain, now))).collect();
+        let heard: Vec<_> = chain.members.iter().map(|m| (m, self.hearing(m, chain, now))).collect();
         // The others count as alive only if heard of after the last of those to be removed went out: otherwise a
         // power cut that is still going on looks like the loss of one.
-        let out_since = |t| match heard.get(&t) {
-            Some(&Hearing::Out(since)) => Some(since),
+        let out_since = |(m, hearing): &(&Member, Hearing)| match hearing {
+            Hearing::Out(since) if m.state() == PublicState::Serving => Some(*since),
             _ => None,
         };
-        let due = chain.serving().filter_map(out_since).max();
+        let due = heard.iter().filter_map(out_since).max();
         let life = |h: &Hearing| match *h {
             Hearing::Out(_) => Life::Out,
             Hearing::Heard(at) if due.is_none_or(|due| at >= due) => Life::Alive,
             Hearing::Heard(_) | Hearing::MayLive => Life::Silent,
         };
         let cut_off = self.cut_off(chain, now);
-        let facts = |target, h| {
-            let known = self.target_facts(chain, target, life(h), now);
-            TargetFacts { backing_off: known.backing_off || cut_off.contains(&target), ..known }
+        let facts = |m: &Member, h| {
+            let known = self.target_facts(chain, m.target, life(h), now);
+            (m.target, TargetFacts { backing_off: known.backing_off || cut_off.contains(&m.target), ..known })
         };
-        heard.iter().map(|(&target, h)| (target, facts(target, h))).collect()
+        heard.iter().map(|(m, h)| facts(m, h)).collect()
     }
 
     fn target_facts(&self, chain: &Chain, target: TargetId, life: Life, now: Time) -> TargetFacts {
@@ -78,16 +83,18 @@ impl Manager {
     /// of two that only miss each other the one nearer the tail. Somebody always remains. Only members that are heard of
     /// count: the others will be out anyway.
     pub(super) fn cut_off(&self, chain: &Chain, now: Time) -> Vec<TargetId> {
-        let listed = |t: TargetId| {
-            self.targets.get(&t).is_some_and(|l| l.gone.is_none() && now < l.listed.saturating_add(self.settings.surely_ended()))
-        };
-        let serving: Vec<TargetId> = chain.serving().filter(|&t| listed(t)).collect();
-        let asks = |&t: &TargetId| {
+        let missed = |t: TargetId| {
             let report = self.report(t).filter(|r| (r.chain, r.chain_ver) == (chain.id, chain.chain_ver));
             report.into_iter().flat_map(move |r| r.unreachable.iter().map(move |&missed| (t, missed)))
         };
-        let mut missing: Vec<(TargetId, TargetId)> =
-            serving.iter().flat_map(asks).filter(|(_, missed)| serving.contains(missed)).collect();
+        let mut missing: Vec<(TargetId, TargetId)> = chain.serving().flat_map(missed).collect();
+        if missing.is_empty() {
+            return Vec::new();
+        }
+        let lease = self.settings.surely_ended();
+        let listed = |t: &TargetId| self.targets.get(t).is_some_and(|l| l.gone.is_none() && now < l.listed.saturating_add(lease));
+        let serving: Vec<TargetId> = chain.serving().filter(listed).collect();
+        missing.retain(|(t, missed)| serving.contains(t) && serving.contains(missed));
         let mut cut = Vec::new();
         while !missing.is_empty() {
             let misses = |t: &&TargetId| missing.iter().filter(|(a, b)| a == *t || b == *t).count();

@@ -23,7 +23,7 @@ use super::{BLOCK_BYTES, Completion, Disk, Io, IoOp};
 pub use fault::{Fault, What};
 use fault::{Plan, shape, strike};
 pub use image::{Cut, Image, Loose};
-use image::{PAGE, Pages, store};
+use image::{PAGE, Pages, copy, store};
 
 /// Smallest unit that a power cut leaves whole, in bytes.
 pub const SECTOR: usize = 512;
@@ -124,7 +124,7 @@ impl MemDisk {
     pub fn record(&self) -> Image {
         let mut inner = self.0.borrow_mut();
         inner.log = Some(Vec::new());
-        inner.image.clone()
+        inner.image.recorded()
     }
 
     /// Adds a mark to the record.
@@ -177,8 +177,9 @@ impl MemDisk {
     /// Puts bytes on the medium behind everybody's back: rot, or what a lost write left.
     pub fn poke(&self, offset: u64, data: &[u8]) {
         let mut inner = self.0.borrow_mut();
-        store(&mut inner.current, offset, data);
-        inner.image.poke(offset, data);
+        let data = copy(data);
+        store(&mut inner.current, offset, &data);
+        inner.image.poke(offset, &data);
     }
 
     /// What reads see at `offset`.
@@ -326,6 +327,7 @@ impl Inner {
         if data.is_empty() {
             return;
         }
+        let data = copy(&data);
         store(&mut self.current, offset, &data);
         let end = offset + data.len() as u64;
         while let Some(&block) = self.unreadable.range(offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)).next() {

@@ -142,11 +142,11 @@ impl<D: Disk> Blocking<'_, D> {
     }
 
     pub(super) fn write(&mut self, offset: u64, data: Bytes) -> Result<(), OpenError> {
-        self.run("writing", IoOp::Write { offset, data }).map(|_| ())
+        self.run(format_args!("writing"), IoOp::Write { offset, data }).map(|_| ())
     }
 
     pub(super) fn flush(&mut self) -> Result<(), OpenError> {
-        self.run("flushing", IoOp::Flush).map(|_| ())
+        self.run(format_args!("flushing"), IoOp::Flush).map(|_| ())
     }
 }
 

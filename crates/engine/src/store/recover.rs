@@ -300,7 +300,7 @@ impl<'a, D: Disk> Opener<'a, D> {
             let generation = self.superblock.generation;
             let writes = journal.append(generation, first_seq, records, &tail.kept, self.uuid_crc, &params, self.arena);
             for write in writes {
-                self.io.run("rewriting the end of the journal", write)?;
+                self.io.run(format_args!("rewriting the end of the journal"), write)?;
             }
         }
         if !is(Mutation::SkipFlushAtOpen) {

@@ -27,10 +27,6 @@ impl World {
         Some((node, self.nodes[node].slots[slot].open.as_ref()?))
     }
 
-    pub(super) fn keys(&self) -> Vec<ChunkKey> {
-        (0..self.plan.keys).filter_map(|n| ChunkKey::new(format!("k{n}").as_bytes())).collect()
-    }
-
     /// After each event of a target.
     pub(super) fn check_after(&mut self, node: usize, slot: usize, committed: bool) {
         if self.violation.is_some() {
@@ -38,11 +34,11 @@ impl World {
         }
         let id = self.nodes[node].slots[slot].id;
         // One that was moved away may serve nothing.
-        let chain = self.manager.routing_of(id).unwrap_or_default();
+        let chain = self.manager.chain_of(id).map_or(&[][..], |chain| &chain.members);
         let found = self
             .one_configuration(id)
-            .or_else(|| self.one_answer(&chain))
-            .or_else(|| if committed { self.versions(id).or_else(|| self.order(&chain)) } else { None });
+            .or_else(|| self.one_answer(chain))
+            .or_else(|| if committed { self.versions(id).or_else(|| self.order(chain)) } else { None });
         self.fail_if(found.map_or(Ok(()), Err));
     }
 
@@ -58,23 +54,16 @@ impl World {
     }
 
     /// No two targets of a chain could answer a version query differently now.
-    fn one_answer(&self, chain: &[TargetId]) -> Option<Violation> {
-        let probe = ChunkKey::new(b"k0")?;
-        let able = |t: &&TargetId| {
-            self.open_of(**t).is_some_and(|(n, o)| {
-                let local = self.nodes[n].local(self.now);
-                would_answer(&o.replica, local, &probe, &o.store).is_some()
-            })
-        };
-        let tails: Vec<&TargetId> = chain.iter().filter(able).collect();
-        if tails.len() < 2 {
-            return None;
-        }
-        for key in self.keys() {
+    fn one_answer(&self, chain: &[Member]) -> Option<Violation> {
+        let opens = chain.iter().filter_map(|m| Some((m.target, self.open_of(m.target)?)));
+        let able = |open: &Open, n: usize| open.replica.answers_queries(self.nodes[n].local(self.now));
+        let mut tails = opens.filter(|(_, (n, open))| able(open, *n));
+        let (one, other) = (tails.next()?, tails.next()?);
+        let tails: Vec<_> = [one, other].into_iter().chain(tails).collect();
+        for key in self.keys.iter() {
             let mut first: Option<(TargetId, Ver)> = None;
-            for &&t in &tails {
-                let (n, open) = self.open_of(t)?;
-                let Some(ver) = would_answer(&open.replica, self.nodes[n].local(self.now), &key, &open.store) else { continue };
+            for &(t, (n, open)) in &tails {
+                let Some(ver) = would_answer(&open.replica, self.nodes[n].local(self.now), key, &open.store) else { continue };
                 match first {
                     Some((other, v)) if v != ver => {
                         let text = format!("asked for the version of {key}, targets {other} and {t} would answer {v} and {ver}");
@@ -87,12 +76,18 @@ impl World {
         None
     }
 
+    /// What a target holds of every chunk.
+    fn held<'a>(&self, open: &'a Open) -> Held<'a> {
+        let store = open.store.chunks();
+        Held { open, metas: self.keys.iter().map(|key| store.meta(key)).collect(), floor: store.remove_floor() }
+    }
+
     /// Invariant 2: a staged version follows the committed one; it may follow from afar where a resync has left it.
     fn versions(&self, id: TargetId) -> Option<Violation> {
         let (node, open) = self.open_of(id)?;
         let serves = open.replica.may_serve(self.nodes[node].local(self.now));
-        for (key, meta) in open.store.chunks().scan(b"", 64) {
-            let ChunkMeta { committed: Some(c), staged: Some(s), .. } = meta else { continue };
+        for (key, meta) in self.keys.iter().zip(self.held(open).metas) {
+            let Some(ChunkMeta { committed: Some(c), staged: Some(s), .. }) = meta else { continue };
             if s.ver <= c.ver || (serves && s.ver != c.ver + 1) {
                 let text = format!("target {id} holds {key} committed {} with {} staged", c.ver, s.ver);
                 return Some(Rule::Versions.broken(text));
@@ -103,31 +98,26 @@ impl World {
 
     /// Invariant 3: what is committed at a target is durable on every serving target upstream, and committed on every one
     /// downstream.
-    fn order(&self, chain: &[TargetId]) -> Option<Violation> {
-        let serving: Vec<(TargetId, &Open)> = chain
+    fn order(&self, chain: &[Member]) -> Option<Violation> {
+        let serving: Vec<(TargetId, Held)> = chain
             .iter()
-            .filter_map(|&t| {
-                let (n, open) = self.open_of(t)?;
-                open.replica.may_serve(self.nodes[n].local(self.now)).then_some((t, open))
+            .filter_map(|m| {
+                let (n, open) = self.open_of(m.target)?;
+                open.replica.may_serve(self.nodes[n].local(self.now)).then(|| (m.target, self.held(open)))
             })
             .collect();
         for (i, (down, d)) in serving.iter().enumerate() {
-            for (up, u) in &serving[..i] {
-                if u.replica.chain_ver() != d.replica.chain_ver() {
-                    continue;
-                }
-                for (key, meta) in d.store.chunks().scan(b"", 64) {
-                    let Some(c) = meta.committed else { continue };
-                    if !holds(u, &key, c.ver) {
+            for (up, u) in serving[..i].iter().filter(|(_, u)| u.open.replica.chain_ver() == d.open.replica.chain_ver()) {
+                for (n, key) in self.keys.iter().enumerate() {
+                    if let Some(c) = d.metas[n].and_then(|m| m.committed).filter(|c| !holds(u.metas[n], u.floor, c.ver)) {
+                        let ver = c.ver;
                         let text =
-                            format!("target {down} has committed {key} version {}, not durable at target {up} upstream", c.ver);
+                            format!("target {down} has committed {key} version {ver}, not durable at target {up} upstream");
                         return Some(Rule::Order.broken(text));
                     }
-                }
-                for (key, meta) in u.store.chunks().scan(b"", 64) {
-                    let Some(c) = meta.committed else { continue };
-                    if !has_committed(d, &key, c.ver) {
-                        let text = format!("target {up} has committed {key} version {}, target {down} downstream has not", c.ver);
+                    if let Some(c) = u.metas[n].and_then(|m| m.committed).filter(|c| !d.has_committed(n, c.ver)) {
+                        let ver = c.ver;
+                        let text = format!("target {up} has committed {key} version {ver}, target {down} downstream has not");
                         return Some(Rule::Order.broken(text));
                     }
                 }
@@ -152,7 +142,8 @@ impl World {
     /// Invariants 4 and 5 after a power cut now that takes all it can: copies of the disks are opened and looked at.
     fn check_power_cut(&mut self, chain: &Chain) {
         let routing = self.manager.routing();
-        let keys: Vec<ChunkKey> = self.keys().into_iter().filter(|k| routing.chain_of(k.as_bytes()) == Some(chain.id)).collect();
+        let keys: Vec<ChunkKey> =
+            self.keys.iter().filter(|k| routing.chain_of(k.as_bytes()) == Some(chain.id)).cloned().collect();
         for target in chain.serving() {
             let Some((node, slot)) = self.slot_of(target).filter(|&(node, slot)| self.is_somebody(node, slot)) else { continue };
             self.coverage.hit("rule copies of disks looked at after a power cut");
@@ -200,7 +191,8 @@ impl World {
     /// What a target's disk has of a chunk, if that is older than `ver`.
     fn lacks(&self, target: TargetId, key: &ChunkKey, ver: Ver) -> Option<String> {
         if let Some((_, open)) = self.open_of(target) {
-            return (!holds(open, key, ver)).then(|| format!("{:?}", open.store.chunks().meta(key)));
+            let (meta, floor) = (open.store.chunks().meta(key), open.store.chunks().remove_floor());
+            return (!holds(meta, floor, ver)).then(|| format!("{meta:?}"));
         }
         let left = self.left_by(target)?;
         (left.newest(key) < ver).then(|| format!("a crash left version {}", left.newest(key)))
@@ -245,8 +237,8 @@ impl World {
         let joined = old.syncing().filter(|&t| chain.state_of(t) == Some(PublicState::Serving));
         let Some((sink, source)) = joined.zip(old.tail()) else { return Ok(()) };
         let (Some((_, a)), Some((_, b))) = (self.open_of(source), self.open_of(sink)) else { return Ok(()) };
-        for key in self.keys() {
-            let (ours, theirs) = (a.store.chunks().meta(&key), b.store.chunks().meta(&key));
+        for key in self.keys.clone().iter() {
+            let (ours, theirs) = (a.store.chunks().meta(key), b.store.chunks().meta(key));
             let busy = [ours, theirs].iter().any(|m| m.is_some_and(|m| m.staged.is_some()));
             let content = |m: Option<ChunkMeta>| m.and_then(|m| m.committed).map(|c| (c.ver, c.len, c.checksum));
             if !busy && content(ours) != content(theirs) {
@@ -312,7 +304,7 @@ impl World {
         for m in &new.members {
             let before = old.state_of(m.target).unwrap_or(PublicState::Offline);
             if before != m.state() {
-                self.coverage.hit(&format!("move {before:?} to {:?}", m.state()));
+                self.coverage.hit(format!("move {before:?} to {:?}", m.state()));
             }
         }
     }
@@ -364,16 +356,24 @@ fn membership(chain: &Chain, old: Option<&Chain>) -> Result<(), Violation> {
     }
 }
 
-/// Whether a target holds this version, or a later one, durably: committed, staged, or removed since.
-fn holds(open: &Open, key: &ChunkKey, ver: Ver) -> bool {
-    let store = open.store.chunks();
-    let Some(meta) = store.meta(key) else { return store.remove_floor() >= ver };
-    let staged = meta.staged.is_some_and(|s| s.ver >= ver && s.durable);
-    staged || meta.committed.map_or(store.remove_floor(), |c| c.ver) >= ver
+/// What a target holds: of every chunk, in the order of the world's keys.
+struct Held<'a> {
+    open: &'a Open,
+    metas: Vec<Option<ChunkMeta>>,
+    floor: Ver,
 }
 
-/// Whether a target has committed this version or a later one, or removed the chunk since.
-fn has_committed(open: &Open, key: &ChunkKey, ver: Ver) -> bool {
-    let store = open.store.chunks();
-    store.meta(key).and_then(|m| m.committed).map_or(store.remove_floor(), |c| c.ver) >= ver
+impl Held<'_> {
+    /// Whether it has committed this version or a later one, or removed the chunk since.
+    fn has_committed(&self, n: usize, ver: Ver) -> bool {
+        self.metas[n].and_then(|m| m.committed).map_or(self.floor, |c| c.ver) >= ver
+    }
+}
+
+/// Whether a target holds this version, or a later one, durably: committed, staged, or removed since. `floor` is the
+/// newest version it has removed.
+fn holds(meta: Option<ChunkMeta>, floor: Ver, ver: Ver) -> bool {
+    let Some(meta) = meta else { return floor >= ver };
+    let staged = meta.staged.is_some_and(|s| s.ver >= ver && s.durable);
+    staged || meta.committed.map_or(floor, |c| c.ver) >= ver
 }

@@ -88,6 +88,11 @@ impl Client {
     }
 }
 
+/// The key of a chunk.
+pub(super) fn key(n: u64) -> ChunkKey {
+    ChunkKey::new(format!("k{n}").as_bytes()).expect("short and not empty")
+}
+
 impl World {
     fn tuning(&self) -> Tuning {
         Tuning { update_attempt: self.plan.attempt, read_attempt: self.plan.attempt / 2, ..Tuning::default() }
@@ -113,8 +118,7 @@ impl World {
     }
 
     fn begin(&mut self, client: usize, lane: usize) {
-        let key = format!("k{}", self.rng.below(self.plan.keys));
-        let key = ChunkKey::new(key.as_bytes()).expect("short and not empty");
+        let key = self.keys[self.rng.below(self.plan.keys) as usize].clone();
         let routing = self.clients[client].routing.clone();
         let Some(chain) = routing.chain_of(key.as_bytes()) else { return };
         if self.rng.chance(1, 12)
@@ -221,7 +225,7 @@ impl World {
                     _ if update => Outcome::Rejected,
                     _ => Outcome::Unknown,
                 };
-                self.coverage.hit(&format!("client {:?}", e.kind()).chars().take(30).collect::<String>());
+                self.coverage.hit(format!("client {:?}", e.kind()).chars().take(30).collect::<String>());
                 self.end(client, lane, outcome);
             }
         }
@@ -356,7 +360,7 @@ impl World {
 
     pub(super) fn answer(&mut self, request: &Request, what: Answered) {
         if let Answered::Failure(failure) = &what {
-            self.coverage.hit(&format!("code {:?}", failure.code()));
+            self.coverage.hit(format!("code {:?}", failure.code()));
             if matches!(request.event, Event::Update(_)) {
                 self.strike_refusal(failure, request.attempt.number);
             }

@@ -20,10 +20,11 @@ pub(super) enum Medium {
     Real(Disk),
 }
 
-/// A disk in memory, and where its data blocks start.
+/// A disk in memory, where its data blocks start, and the buffers its stores work with.
 pub(super) struct Disk {
     disk: MemDisk,
     data: u64,
+    arena: Arena,
 }
 
 /// What a crash has left of each chunk: the newest version that is durable, committed or not.
@@ -51,6 +52,7 @@ pub(super) enum Store {
 pub(super) struct Real {
     store: CowStore<MemDisk>,
     disk: MemDisk,
+    arena: Arena,
     rng: Rng,
     mean: Time,
     ready: Vec<Done<Bytes>>,
@@ -73,23 +75,23 @@ struct Seen {
 
 impl Medium {
     /// An empty medium, formatted.
-    pub(super) fn format(kind: Option<StoreKind>, uuid: [u8; 16], plan: &Plan) -> Result<Medium, String> {
+    pub(super) fn format(kind: Option<StoreKind>, uuid: [u8; 16], plan: &Plan, arena: &Arena) -> Result<Medium, String> {
         let Some(kind) = kind else { return Ok(Medium::Model(Contents::default())) };
         let mut params = Params::new(uuid, plan.data_blocks * 4096);
         params.kind = kind;
         params.journal = plan.journal_blocks * 4096;
         params.checkpoint = 64 * 4096;
         let disk = MemDisk::new();
-        let store = CowStore::create(disk.clone(), &params, &arena()).map_err(|e| format!("cannot format a target: {e}"))?;
+        let store = CowStore::create(disk.clone(), &params, arena).map_err(|e| format!("cannot format a target: {e}"))?;
         drop(store);
-        Ok(Medium::Real(Disk { disk: disk.fork(), data: params.data_offset() }))
+        Ok(Medium::Real(Disk { disk, data: params.data_offset(), arena: arena.clone() }))
     }
 
     /// Its disk, if there is one.
-    pub(super) fn disk(&self) -> Option<&MemDisk> {
+    pub(super) fn disk(&self) -> Option<&Disk> {
         match self {
             Medium::Model(_) => None,
-            Medium::Real(Disk { disk, .. }) => Some(disk),
+            Medium::Real(disk) => Some(disk),
         }
     }
 
@@ -97,7 +99,7 @@ impl Medium {
     pub(super) fn rot(&mut self, rot: &mut Rot, one_in: u64, rng: &mut Rng) -> u64 {
         match self {
             Medium::Model(contents) => contents.rot(one_in, rng).len() as u64,
-            Medium::Real(Disk { disk, data }) => rot.strike(disk, *data, one_in, rng),
+            Medium::Real(Disk { disk, data, .. }) => rot.strike(disk, *data, one_in, rng),
         }
     }
 
@@ -113,11 +115,7 @@ impl Medium {
     pub(super) fn look(&self, rot: &Rot) -> Result<Left, String> {
         let copy = match self {
             Medium::Model(contents) => Medium::Model(contents.clone()),
-            Medium::Real(Disk { disk, data }) => {
-                let disk = disk.fork();
-                rot.take_back(&disk);
-                Medium::Real(Disk { disk, data: *data })
-            }
+            Medium::Real(disk) => Medium::Real(disk.without(rot)),
         };
         let mut store = copy.open(1, Rng::new(0))?;
         let (chunks, floor) = (store.chunks().scan(b"", 1000), store.chunks().remove_floor());
@@ -141,13 +139,13 @@ impl Medium {
     pub(super) fn open(&self, mean: Time, rng: Rng) -> Result<Store, String> {
         match self {
             Medium::Model(contents) => Ok(Store::Model(Box::new(ModelStore::open(contents.clone(), mean, rng)))),
-            Medium::Real(Disk { disk, .. }) => {
-                let disk = disk.fork();
+            Medium::Real(Disk { disk, arena, .. }) => {
+                let (disk, arena) = (disk.fork(), arena.clone());
                 let store =
-                    CowStore::open(disk.clone(), &arena()).map_err(|e| format!("cannot open a target after a crash: {e}"))?;
+                    CowStore::open(disk.clone(), &arena).map_err(|e| format!("cannot open a target after a crash: {e}"))?;
                 store.verify().map_err(|e| format!("invariant 10: space is not exact after recovery: {e}"))?;
                 disk.set_held(true);
-                let mut real = Real { store, disk, rng, mean, ready: Vec::new(), misuse: 0, scrub: Seen::default() };
+                let mut real = Real { store, disk, arena, rng, mean, ready: Vec::new(), misuse: 0, scrub: Seen::default() };
                 real.look();
                 real.scrub.unreported = 0;
                 Ok(Store::Real(Box::new(real)))
@@ -156,13 +154,18 @@ impl Medium {
     }
 }
 
-/// Records that opening this disk drops from the end of its journal; `None` if it cannot be opened.
-pub(super) fn dropped_at_open(disk: &MemDisk) -> Option<u64> {
-    CowStore::open(disk.fork(), &arena()).ok().map(|store| store.recovery().dropped)
-}
+impl Disk {
+    /// A copy on which nothing has rotted.
+    pub(super) fn without(&self, rot: &Rot) -> Disk {
+        let disk = self.disk.fork();
+        rot.take_back(&disk);
+        Disk { disk, data: self.data, arena: self.arena.clone() }
+    }
 
-fn arena() -> Arena {
-    Arena::new(64 << 20)
+    /// Records that opening it drops from the end of its journal; `None` if it cannot be opened.
+    pub(super) fn dropped_at_open(&self) -> Option<u64> {
+        CowStore::open(self.disk.fork(), &self.arena).ok().map(|store| store.recovery().dropped)
+    }
 }
 
 impl Store {
@@ -222,7 +225,8 @@ impl Store {
             Store::Real(real) => {
                 let rng = &mut real.rng;
                 let odds = rng.below(5);
-                Medium::Real(Disk { disk: real.disk.crash(|_, _| rng.below(4) < odds), data: real.store.params().data_offset() })
+                let disk = real.disk.crash(|_, _| rng.below(4) < odds);
+                Medium::Real(real.with(disk))
             }
         }
     }
@@ -231,9 +235,7 @@ impl Store {
     pub(super) fn worst(&self) -> Medium {
         match self {
             Store::Model(store) => Medium::Model(store.durable()),
-            Store::Real(real) => {
-                Medium::Real(Disk { disk: real.disk.crash(|_, _| false), data: real.store.params().data_offset() })
-            }
+            Store::Real(real) => Medium::Real(real.with(real.disk.crash(|_, _| false))),
         }
     }
 
@@ -403,7 +405,11 @@ impl Real {
     }
 
     fn medium(&self) -> Disk {
-        Disk { disk: self.disk.fork(), data: self.store.params().data_offset() }
+        self.with(self.disk.fork())
+    }
+
+    fn with(&self, disk: MemDisk) -> Disk {
+        Disk { disk, data: self.store.params().data_offset(), arena: self.arena.clone() }
     }
 }
 

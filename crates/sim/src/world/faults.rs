@@ -72,7 +72,7 @@ impl World {
         if self.only.as_ref().is_some_and(|only| !only.contains(&number)) {
             return;
         }
-        self.coverage.hit(&format!("fault {}", KINDS[kind]));
+        self.coverage.hit(format!("fault {}", KINDS[kind]));
         self.note(|| format!("FAULT {number}: {} (node {})", KINDS[kind], node + 1));
         let world = std::mem::replace(&mut self.rng, own);
         self.strike(kind, node);
@@ -228,7 +228,7 @@ impl World {
         if self.faults_stopped || self.plan.strike != Some(step) || self.rng.below(one_in) > 0 {
             return;
         }
-        self.coverage.hit(&format!("fault at a {step:?}"));
+        self.coverage.hit(format!("fault at a {step:?}"));
         let mean = *self.rng.pick(&[self.plan.net, self.plan.disk, u64::from(self.plan.heartbeat_ms) * MS / 2]);
         let at = self.now + self.rng.delay(mean);
         match self.rng.below(7) {

@@ -28,7 +28,7 @@ impl World {
         let target = if self.rng.chance(1, 2) { *self.rng.pick(&members) } else { tail };
         let until: Time = self.now + self.plan.attempt;
         let attempt = Attempt { number: 1, chain, chain_ver, target, until, first: false };
-        let keys = self.keys().into_iter().filter(|k| routing.chain_of(k.as_bytes()) == Some(chain));
+        let keys = self.keys.iter().filter(|k| routing.chain_of(k.as_bytes()) == Some(chain)).cloned();
         let mut covers = Vec::new();
         for key in keys.collect::<Vec<_>>() {
             // Every chunk is asked for by a reader of its own: they are read one after the other, not at once.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use catena_cluster::{Primary, Settings, State, Verdict};
-use catena_types::{PublicState, Routing, RoutingDelta, TargetId, Time};
+use catena_types::{Chain, PublicState, Routing, RoutingDelta, TargetId, Time};
 use catena_wire::manager::{AdminReply, AdminRequest, HeartbeatRequest, InitRequest, RegisterRequest, StatusReply, Task};
 
 use super::{Ev, MS, Plan, Rule, World};
@@ -16,8 +16,9 @@ pub(super) const MANAGER: usize = usize::MAX;
 
 pub(super) struct Mgr {
     settings: Settings,
-    /// What is stored.
+    /// What is stored, and its routing.
     stored: State,
+    routing: Arc<Routing>,
     /// Elections so far: the store takes writes of the last one only.
     term: u64,
     /// `None` while nobody is elected.
@@ -34,13 +35,15 @@ pub(super) struct Mgr {
 
 impl Mgr {
     pub(super) fn new(plan: &Plan) -> Mgr {
+        let stored = State::new(0xca7e_4a00);
         Mgr {
             settings: Settings {
                 replace_after_ms: plan.replace_after_ms,
                 max_moves: plan.max_moves,
                 ..Settings::new(plan.lease_ms, plan.heartbeat_ms)
             },
-            stored: State::new(0xca7e_4a00),
+            routing: Arc::new(stored.routing()),
+            stored,
             term: 0,
             elected: None,
             deposed: None,
@@ -53,7 +56,7 @@ impl Mgr {
 
     /// The newest routing stored.
     pub(super) fn routing(&self) -> Arc<Routing> {
-        Arc::new(self.stored.routing())
+        self.routing.clone()
     }
 
     pub(super) fn up(&self) -> bool {
@@ -185,6 +188,7 @@ impl World {
             let (from, to) = (self.manager.stored.version, state.version);
             return self.fail(Rule::Membership, format!("routing went back from {from} to {to}"));
         }
+        self.manager.routing = Arc::new(state.routing());
         self.manager.stored = state.clone();
         if !self.manager.initialized && !state.table.is_empty() {
             self.manager.initialized = true;
@@ -247,7 +251,7 @@ impl World {
         }
         self.note(|| format!("node {} registers: incarnation {incarnation} {failure:?}", node + 1));
         if let Some(failure) = &failure {
-            self.coverage.hit(&format!("register {:?}", failure.code()));
+            self.coverage.hit(format!("register {:?}", failure.code()));
         }
         self.store_next();
     }
@@ -324,9 +328,8 @@ impl Mgr {
         self.elected.as_ref().map_or_else(|| self.routing(), |primary| Arc::new(primary.core().state().routing()))
     }
 
-    /// The members of a target's chain, in order.
-    pub(super) fn routing_of(&self, target: TargetId) -> Option<Vec<TargetId>> {
-        let chain = self.stored.targets.get(&target)?.chain;
-        Some(self.stored.chains.get(&chain)?.members.iter().map(|m| m.target).collect())
+    /// The chain of a target, as stored.
+    pub(super) fn chain_of(&self, target: TargetId) -> Option<&Chain> {
+        self.stored.chains.get(&self.stored.targets.get(&target)?.chain)
     }
 }

@@ -17,16 +17,19 @@ mod manager;
 mod net;
 mod node;
 mod plan;
+mod queue;
 mod repair;
 mod rest;
 mod rot;
 mod routes;
 mod rules;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use catena_types::{Routing, TargetId, Time};
+use catena_arena::Arena;
+use catena_types::{ChunkKey, Routing, TargetId, Time};
 use catena_wire::manager::{HeartbeatReply, HeartbeatRequest, RegisterReply, RegisterRequest};
 
 use crate::linear::{History, Stats};
@@ -39,6 +42,8 @@ pub use rules::{Rule, Violation};
 const MS: Time = 1_000_000;
 /// More events than any run needs that does not go in circles.
 const MAX_EVENTS: u64 = 1_500_000;
+/// Bytes of buffers of all stores together: more than they ever need.
+const ARENA: usize = 1 << 30;
 
 /// What happens.
 enum Ev {
@@ -223,11 +228,15 @@ pub struct Outcome {
 /// The world of one seed.
 pub struct World {
     plan: Plan,
+    /// The keys of all chunks.
+    keys: Rc<[ChunkKey]>,
     seed: u64,
     now: Time,
     number: u64,
-    queue: BTreeMap<(Time, u64), Ev>,
+    queue: queue::Queue<Ev>,
     rng: Rng,
+    /// Buffers of all stores.
+    arena: Arena,
     nodes: Vec<node::Node>,
     manager: manager::Mgr,
     net: net::Net,
@@ -261,12 +270,14 @@ impl World {
             manager: manager::Mgr::new(&plan),
             nodes: Vec::new(),
             clients: client::Client::all(&plan, &mut rng),
+            keys: (0..plan.keys).map(|n| client::key(n)).collect(),
             plan,
             seed,
             now: 1000 * MS,
             number: 0,
-            queue: BTreeMap::new(),
+            queue: queue::Queue::new(),
             rng,
+            arena: Arena::new(ARENA),
             net: net::Net::default(),
             history: History::new(),
             ledger: ledger::Ledger::default(),
@@ -335,11 +346,10 @@ impl World {
 
     fn run_until(&mut self, end: Time, done: impl Fn(&World) -> bool) {
         while self.violation.is_none() {
-            let Some((&(at, number), _)) = self.queue.first_key_value() else { return };
-            if at > end || (self.events.is_multiple_of(64) && done(self)) {
+            if self.queue.next_at().is_none_or(|at| at > end) || (self.events.is_multiple_of(64) && done(self)) {
                 return;
             }
-            let Some(ev) = self.queue.remove(&(at, number)) else { return };
+            let Some((at, number, ev)) = self.queue.pop() else { return };
             self.now = self.now.max(at);
             self.events += 1;
             if self.events > MAX_EVENTS {
@@ -395,7 +405,7 @@ impl World {
     /// Schedules an event.
     fn at(&mut self, at: Time, ev: Ev) {
         self.number += 1;
-        self.queue.insert((at.max(self.now), self.number), ev);
+        self.queue.insert(at.max(self.now), self.number, ev);
     }
 
     /// Schedules an event after a random delay around `mean`.

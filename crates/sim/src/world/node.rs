@@ -177,7 +177,7 @@ impl Open {
 impl Node {
     /// The node's own clock.
     pub(super) fn local(&self, now: Time) -> Time {
-        self.offset + (now as i128 * (1_000_000 + i128::from(self.drift)) / 1_000_000) as Time
+        self.offset + scale(now, self.pace(), 1_000_000)
     }
 
     /// The time with which an event is judged: read after it came.
@@ -189,7 +189,12 @@ impl Node {
     }
 
     fn global(&self, local: Time) -> Time {
-        (i128::from(local.saturating_sub(self.offset)) * 1_000_000 / (1_000_000 + i128::from(self.drift))) as Time + 1
+        scale(local.saturating_sub(self.offset), 1_000_000, self.pace()) + 1
+    }
+
+    /// How far its clock runs in a million.
+    fn pace(&self) -> u64 {
+        1_000_000u64.saturating_add_signed(self.drift)
     }
 
     /// Number of the running process.
@@ -207,6 +212,11 @@ impl Node {
     }
 }
 
+/// `n * to / of`, where the product need not fit.
+fn scale(n: Time, to: u64, of: u64) -> Time {
+    n / of * to + n % of * to / of
+}
+
 impl World {
     pub(super) fn build_nodes(&mut self) {
         for n in 0..self.plan.nodes {
@@ -216,7 +226,7 @@ impl World {
                 (uuid[0], uuid[1]) = (n as u8 + 1, t as u8 + 1);
                 let real = self.plan.real_one_in > 0 && self.rng.below(self.plan.real_one_in) == 0;
                 let kind = if self.rng.below(self.plan.in_place_one_in) == 0 { StoreKind::InPlace } else { StoreKind::Cow };
-                match Medium::format(real.then_some(kind), uuid, &self.plan) {
+                match Medium::format(real.then_some(kind), uuid, &self.plan, &self.arena) {
                     Ok(medium) => {
                         let shard = t as u32 % self.plan.shards;
                         slots.push(Slot::new(shard, Spare { medium, uuid, rot: Rot::default() }));
@@ -396,7 +406,7 @@ impl World {
         self.kill(node, Store::kill);
         let mut uuid = self.nodes[node].slots[slot].uuid;
         uuid[15] += 1;
-        let Ok(medium) = Medium::format(None, uuid, &self.plan) else { return };
+        let Ok(medium) = Medium::format(None, uuid, &self.plan, &self.arena) else { return };
         let s = &mut self.nodes[node].slots[slot];
         let (medium, uuid) = (std::mem::replace(&mut s.medium, medium), std::mem::replace(&mut s.uuid, uuid));
         s.spare = Some(Spare { medium, uuid, rot: std::mem::take(&mut s.rot) });
@@ -479,7 +489,8 @@ impl World {
                 .fail(Rule::GoodBytes, format!("target {id} calls {key} version {ver} damaged, on a disk that never was"));
         }
         let Some(open) = &mut self.nodes[node].slots[slot].open else { return };
-        let before = *open.replica.counters();
+        let before = open.replica.counters();
+        let (commits_before, odd_before) = (before.commits, before.protocol_errors);
         let mut out = Vec::new();
         let serving = open.replica.may_serve(local);
         let chunks = open.store.chunks_mut();
@@ -487,12 +498,12 @@ impl World {
         open.replica.handle(local, event, &mut store, &mut out);
         let (mut broken, commits) = (store.broken, store.committed);
         broken = broken.or_else(|| open.unforwarded(&commits));
-        let committed = open.replica.counters().commits != before.commits;
+        let committed = open.replica.counters().commits != commits_before;
         let odd = open.replica.counters().protocol_errors;
         if let Some(misuse) = open.store.misuse() {
             self.fail(Rule::StoreContract, format!("target {id}: {misuse}"));
         }
-        if odd != before.protocol_errors {
+        if odd != odd_before {
             self.fail(Rule::Peers, format!("target {id} counts a protocol error"));
         }
         if let Some(Violation { rule, text }) = broken {
@@ -713,7 +724,7 @@ impl World {
             return;
         }
         if let Some(failure) = &reply.failure {
-            self.coverage.hit(&format!("heartbeat {:?}", failure.code()));
+            self.coverage.hit(format!("heartbeat {:?}", failure.code()));
             return self.obey(node, failure.code());
         }
         if let Some(routing) = &reply.routing {

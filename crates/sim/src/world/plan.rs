@@ -114,9 +114,9 @@ impl Plan {
         let nodes = replicas as usize + rng.below(2) as usize;
         let lease_ms = *rng.pick(&[200, 300, 600]);
         let clients = rng.between(2, 4) as usize;
-        let lanes = rng.between(1, 3) as usize;
+        let load = rng.between(1, 3) as usize;
         let think = rng.between(2, 40) * MS;
-        let duration = (2 * ops * think / (clients * lanes) as u64).clamp(1000 * MS, 30_000 * MS);
+        let duration = (2 * ops * think / (clients * load) as u64).clamp(1000 * MS, 30_000 * MS);
         let net = *rng.pick(&[50_000, 200_000, MS, 5 * MS]);
         let kinds = &super::faults::KINDS[..super::faults::MOVING.start];
         let mut weights: Vec<u64> = kinds.iter().map(|_| if rng.chance(1, 3) { 0 } else { rng.between(1, 6) }).collect();
@@ -137,7 +137,8 @@ impl Plan {
             keys,
             chunk_size,
             clients,
-            lanes,
+            // Busier worlds, and not shorter ones.
+            lanes: [1, 3, 6][load - 1],
             think,
             patience: rng.between(200, 4000) * MS,
             attempt: rng.between(50, 800) * MS,

@@ -42,7 +42,7 @@ impl World {
         };
         let Some(reply) = self.manager.admin(now, task) else { return };
         let word = if reply.failure.is_some() { "refused" } else { "taken" };
-        self.coverage.hit(&format!("operator {word}"));
+        self.coverage.hit(format!("operator {word}"));
         self.note(|| format!("operator: {task:?}: {reply:?}"));
         self.store_next();
     }
@@ -62,7 +62,7 @@ impl World {
         }
         let mut uuid = s.uuid;
         uuid[14] += 1;
-        let Ok(medium) = Medium::format(None, uuid, &self.plan) else { return };
+        let Ok(medium) = Medium::format(None, uuid, &self.plan, &self.arena) else { return };
         self.kill(node, Store::kill);
         let s = &mut self.nodes[node].slots[slot];
         let old = std::mem::replace(s, Slot::new(s.shard, Spare { medium, uuid, rot: Rot::default() }));

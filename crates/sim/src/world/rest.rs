@@ -88,17 +88,17 @@ impl World {
     pub(super) fn final_reads(&mut self) {
         let routing = self.manager.routing();
         self.now += 1;
-        for key in self.keys() {
+        for key in self.keys.clone().iter() {
             let Some(chain) = routing.chain_of(key.as_bytes()).and_then(|c| routing.chain(c)).cloned() else { continue };
             for m in &chain.members {
                 let Some(contents) = self.contents(m.target) else { continue };
-                let held = contents.into_iter().find(|(k, ..)| *k == key);
+                let held = contents.into_iter().find(|(k, ..)| k == key);
                 let id =
                     self.history.invoke(self.now, u64::from(m.target), key.as_bytes(), Action::Read { offset: 0, len: u32::MAX });
                 self.now += 2;
                 let outcome = match held {
                     Some((_, Some(c), Some(bytes))) => {
-                        self.fail_if(self.ledger.compare(&key, (c.ver, Some(c.tag)), 0, &bytes));
+                        self.fail_if(self.ledger.compare(key, (c.ver, Some(c.tag)), 0, &bytes));
                         Outcome::Read { bytes, seen: Seen { ver: Some(c.ver), len: Some(c.len), checksum: Some(c.checksum) } }
                     }
                     Some((_, Some(c), None)) => {

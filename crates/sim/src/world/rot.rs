@@ -7,10 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use catena_arena::{AlignedBuf, Arena};
+use catena_engine::disk::BLOCK_BYTES;
 use catena_engine::disk::mem::MemDisk;
-use catena_engine::disk::{BLOCK_BYTES, Disk, Io, IoOp};
 use catena_types::crc::crc32c;
 use catena_types::{PublicState, Routing, TargetId};
 
@@ -64,14 +62,8 @@ impl Rot {
 }
 
 fn crc_of(disk: &MemDisk, block: u64) -> u32 {
-    let mut copy = disk.fork();
-    let buf: AlignedBuf = Arena::new(0).take_or_alloc(BLOCK_BYTES as usize);
-    copy.submit(Io { id: 0, op: IoOp::Read { offset: block * BLOCK_BYTES, buf } });
-    copy.kick();
-    let mut done = Vec::new();
-    copy.poll(&mut done);
-    let bytes: Option<Bytes> = done.pop().and_then(|c| c.result.ok().flatten()).map(AlignedBuf::freeze);
-    bytes.map_or(0, |bytes| crc32c(&bytes))
+    let (offset, len) = (block * BLOCK_BYTES, BLOCK_BYTES as usize);
+    if disk.is_unreadable(offset, len) { 0 } else { crc32c(&disk.peek(offset, len)) }
 }
 
 impl World {
@@ -134,10 +126,7 @@ impl World {
     pub(super) fn spare_the_journals_end(&mut self, node: usize, slot: usize) {
         let s = &self.nodes[node].slots[slot];
         let Some(disk) = s.medium.disk().filter(|_| !s.rot.is_empty()) else { return };
-        let clean = disk.fork();
-        s.rot.take_back(&clean);
-        let dropped = |disk: &MemDisk| super::disk::dropped_at_open(disk);
-        if dropped(disk) != dropped(&clean) {
+        if disk.dropped_at_open() != disk.without(&s.rot).dropped_at_open() {
             self.take_back(node, slot);
         }
     }

@@ -2,16 +2,18 @@
 //!
 //! Writes that no flush has covered are kept apart, sector by sector. What must hold: between two cuts of one recorded
 //! history, [`Cut::fingerprint`] depends on the bytes left alone, so that two that leave the same bytes are known to be one.
+//! Whole blocks are not copied: a write, what reads see and what is durable share them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{BLOCK_BYTES, Event, MemDisk, SECTOR};
 
 pub(super) const PAGE: usize = BLOCK_BYTES as usize;
-pub(super) type Pages = BTreeMap<u64, Rc<[u8; PAGE]>>;
+/// What was ever written, by block: [`PAGE`] bytes each.
+pub(super) type Pages = BTreeMap<u64, Bytes>;
+static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
 const SECTOR64: u64 = SECTOR as u64;
 
 /// A write that no flush has covered.
@@ -30,8 +32,8 @@ pub struct Image {
     /// In order.
     unflushed: VecDeque<Unflushed>,
     pub(super) writes: u64,
-    /// Of what has become durable since the image was made.
-    fingerprint: u64,
+    /// Of what has become durable since it was recorded; `None` where nobody asks.
+    fingerprint: Option<u64>,
 }
 
 /// A sector of a write that no flush has covered, and that a power cut may keep or lose.
@@ -49,6 +51,11 @@ impl Image {
     /// Of durable contents only.
     pub(super) fn of(durable: Pages) -> Image {
         Image { durable, ..Image::default() }
+    }
+
+    /// The same, as the start of a record: cuts of what it becomes have fingerprints.
+    pub(super) fn recorded(&self) -> Image {
+        Image { fingerprint: Some(0), ..self.clone() }
     }
 
     /// Replays a recorded event.
@@ -137,12 +144,16 @@ impl Image {
 
     fn flush(&mut self, covered: u64) {
         while let Some(w) = self.unflushed.pop_front_if(|w| w.number <= covered) {
-            for (sector, bytes) in w.data.chunks(SECTOR).enumerate() {
-                let offset = w.offset + sector as u64 * SECTOR64;
-                self.fingerprint ^= print_of(offset, self.durable_sector(offset)) ^ print_of(offset, bytes);
-            }
+            self.fingerprint = self.fingerprint.map(|print| print ^ self.change(&w));
             store(&mut self.durable, w.offset, &w.data);
         }
+    }
+
+    /// What a write changes in the fingerprint as it becomes durable.
+    fn change(&self, w: &Unflushed) -> u64 {
+        let sectors = (w.offset..).step_by(SECTOR).zip(w.data.chunks(SECTOR));
+        let prints = sectors.map(|(offset, bytes)| print_of(offset, self.durable_sector(offset)) ^ print_of(offset, bytes));
+        prints.fold(0, |sum, print| sum ^ print)
     }
 
     /// Drops what a flush would have covered.
@@ -151,7 +162,7 @@ impl Image {
     }
 
     /// Changes durable contents behind everybody's back.
-    pub(super) fn poke(&mut self, offset: u64, data: &[u8]) {
+    pub(super) fn poke(&mut self, offset: u64, data: &Bytes) {
         store(&mut self.durable, offset, data);
     }
 }
@@ -164,20 +175,20 @@ pub struct Cut<'a> {
 }
 
 impl Cut<'_> {
-    /// Names the contents: cuts of images that events made out of one another have equal fingerprints if they leave equal
-    /// bytes, and hardly ever otherwise.
+    /// Names the contents: cuts of images that events made out of one recorded ([`MemDisk::record`]) have equal fingerprints
+    /// if they leave equal bytes, and hardly ever otherwise.
     pub fn fingerprint(&self) -> u64 {
         let changes = self.kept.iter().map(|(&offset, bytes)| {
             let before = self.image.durable_sector(offset);
             if before == *bytes { 0 } else { print_of(offset, before) ^ print_of(offset, bytes) }
         });
-        changes.fold(self.image.fingerprint, |sum, print| sum ^ print)
+        changes.fold(self.image.fingerprint.unwrap_or(0), |sum, print| sum ^ print)
     }
 
     /// As a disk.
     pub fn disk(&self) -> MemDisk {
         let mut pages = self.image.durable.clone();
-        self.kept.iter().for_each(|(&offset, bytes)| store(&mut pages, offset, bytes));
+        self.kept.iter().for_each(|(&offset, bytes)| patch(&mut pages, offset, bytes));
         MemDisk::of(pages)
     }
 }
@@ -196,19 +207,39 @@ fn print_of(offset: u64, sector: &[u8]) -> u64 {
     (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
-/// Writes `data` into pages.
-pub(super) fn store(pages: &mut Pages, mut offset: u64, mut data: &[u8]) {
-    while !data.is_empty() {
-        let at = (offset % BLOCK_BYTES) as usize;
-        let n = data.len().min(PAGE - at);
-        if !pages.contains_key(&(offset / BLOCK_BYTES)) && data[..n].iter().all(|&b| b == 0) {
-            // What was never written reads as zeroes anyhow: a zeroed journal takes no memory.
-            (offset, data) = (offset + n as u64, &data[n..]);
-            continue;
-        }
-        let page = pages.entry(offset / BLOCK_BYTES).or_insert_with(|| Rc::new([0; PAGE]));
-        Rc::make_mut(page)[at..at + n].copy_from_slice(&data[..n]);
-        offset += n as u64;
-        data = &data[n..];
+/// A copy, which keeps no buffer from being used again.
+pub(super) fn copy(data: &[u8]) -> Bytes {
+    match ZEROES.get(..data.len()) {
+        Some(zeroes) if data == zeroes => Bytes::from_static(zeroes),
+        _ => Bytes::copy_from_slice(data),
     }
+}
+
+/// Writes `data` into pages, which share its whole blocks.
+pub(super) fn store(pages: &mut Pages, offset: u64, data: &Bytes) {
+    let mut at = 0;
+    while at < data.len() {
+        let place = offset + at as u64;
+        let n = (data.len() - at).min(PAGE - (place % BLOCK_BYTES) as usize);
+        if n < PAGE || data[at..at + n] == ZEROES[..PAGE] {
+            patch(pages, place, &data[at..at + n]);
+        } else {
+            pages.insert(place / BLOCK_BYTES, data.slice(at..at + n));
+        }
+        at += n;
+    }
+}
+
+/// Copies `data`, which lies within one block, into pages.
+pub(super) fn patch(pages: &mut Pages, offset: u64, data: &[u8]) {
+    let (block, at) = (offset / BLOCK_BYTES, (offset % BLOCK_BYTES) as usize);
+    let old = pages.get_mut(&block).map(std::mem::take);
+    if old.is_none() && *data == ZEROES[..data.len()] {
+        // What was never written reads as zeroes anyhow: a zeroed journal takes no memory.
+        return;
+    }
+    let old = old.unwrap_or_else(|| Bytes::from_static(&ZEROES[..PAGE]));
+    let mut page = old.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    page[at..at + data.len()].copy_from_slice(data);
+    pages.insert(block, page.freeze());
 }

@@ -3,7 +3,7 @@
 //! What must hold: a bad sector costs the block it is in and no more. A read that fails is repeated block by block, and a
 //! block that the disk does not give is zero: the checksum of what it belongs to tells, and its parity makes up for it.
 
-use std::io;
+use std::{fmt, io};
 
 use catena_arena::{AlignedBuf, Arena};
 
@@ -36,14 +36,14 @@ impl<'a, D: Disk> Blocking<'a, D> {
         self.disk.name()
     }
 
-    pub(in crate::store) fn run(&mut self, action: &str, op: IoOp) -> Result<Option<AlignedBuf>, OpenError> {
+    pub(in crate::store) fn run(&mut self, action: fmt::Arguments<'_>, op: IoOp) -> Result<Option<AlignedBuf>, OpenError> {
         self.disk.submit(Io { id: u64::MAX, op });
         let mut done = Vec::new();
         loop {
             self.disk.kick();
             self.disk.poll(&mut done);
             if let Some(completion) = done.pop() {
-                return completion.result.map_err(|e| io_error(self.disk.name(), action, e));
+                return completion.result.map_err(|e| io_error(self.disk.name(), &action.to_string(), e));
             }
             self.disk.wait();
         }
@@ -94,8 +94,8 @@ impl<'a, D: Disk> Blocking<'a, D> {
     }
 
     fn part(&mut self, arena: &Arena, offset: u64, len: u64) -> Result<AlignedBuf, OpenError> {
-        let action = format!("reading {len} bytes at {offset}");
-        let buf = self.run(&action, IoOp::Read { offset, buf: arena.take_or_alloc(len as usize) })?;
-        buf.ok_or_else(|| io_error(self.disk.name(), &action, io::Error::other("a read completed without a buffer")))
+        let buf = arena.take_or_alloc(len as usize);
+        let read = self.run(format_args!("reading {len} bytes at {offset}"), IoOp::Read { offset, buf })?;
+        read.ok_or_else(|| io_error(self.disk.name(), "reading", io::Error::other("a read completed without a buffer")))
     }
 }

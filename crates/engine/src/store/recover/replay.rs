@@ -233,7 +233,7 @@ impl Ring {
         // A header of another append does not mean that nothing is here: the parity may hold what was written over it. No
         // append is larger: see `form_group` and `admit_growth`.
         let most = append_blocks(GROUP_BYTES as u64 + self.bytes.len() as u64 / 2).min(left) as usize * BLOCK as usize;
-        let lost = || parity::lost_first(&rest[..most], |first| header_of(first).map(|a| a.blocks()));
+        let lost = || parity::lost_first(&rest[..most], HEADER_BYTES, |first| header_of(first).map(|a| a.blocks()));
         let Some(blocks) = header.as_ref().map(Append::blocks).or_else(lost) else { return Found::Nothing };
         let stored = &rest[..blocks as usize * BLOCK as usize];
         let found = parity::read(stored, |plain| {
