@@ -88,7 +88,7 @@ impl Load {
     }
 
     /// Writes every chunk once, whole.
-    async fn fill(&self, client: &Client) -> Result<()> {
+    pub(crate) async fn fill(&self, client: &Client) -> Result<()> {
         let data = random_bytes(self.chunk_size, 1);
         let options = self.update_options();
         let filling = (0..16).map(|lane| {

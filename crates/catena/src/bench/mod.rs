@@ -1,13 +1,14 @@
 //! `catena bench`: throughput, latency and CPU of a cluster, beside the raw limits of this machine in the same run, so that
 //! ratios mean something anywhere. `catena bench engine` ([`engine`]) does it for one target without a cluster,
-//! `catena bench craq` ([`craq`]) shows what more replicas bring to reads, `catena bench failover` ([`failover`]) what a
-//! client notices when nodes die.
+//! `catena bench craq` ([`craq`]) shows what more replicas bring to reads, `catena bench refill` ([`refill`]) how fast an
+//! empty disk is filled, `catena bench failover` ([`failover`]) what a client notices when nodes die.
 
 mod craq;
 mod engine;
 mod failover;
 mod load;
 mod raw;
+mod refill;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -85,6 +86,8 @@ enum Part {
     Engine(engine::Args),
     /// Reads at one replica and at more, alone and beside writes of the same chunks
     Craq(craq::Args),
+    /// How fast an empty disk is filled, and what clients notice
+    Refill(refill::Args),
     /// How long a client cannot write when a node is killed
     Failover(failover::Args),
 }
@@ -112,6 +115,7 @@ pub(crate) fn run(mut args: Args) -> Result<()> {
     match args.part.take() {
         Some(Part::Engine(args)) => return engine::run(args),
         Some(Part::Craq(args)) => return craq::run(&args),
+        Some(Part::Refill(args)) => return refill::run(&args),
         Some(Part::Failover(args)) => return failover::run(&args),
         None => {}
     }

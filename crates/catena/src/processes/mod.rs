@@ -84,6 +84,10 @@ impl Cluster {
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
+    /// Directory of node `id`.
+    pub(crate) fn node_dir(&self, id: u32) -> PathBuf {
+        Plan::node_dir(&self.dir, id)
+    }
     /// Processes of all nodes.
     pub(crate) fn node_pids(&self) -> Vec<u32> {
         self.nodes.iter().map(Child::pid).collect()

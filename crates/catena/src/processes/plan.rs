@@ -1,7 +1,7 @@
 //! How a cluster on one machine is laid out, remembered in its directory so that a restart finds it again.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -129,13 +129,18 @@ impl Plan {
         common.into_iter().chain(store).collect()
     }
 
+    /// Directory of node `id`, in that of the cluster.
+    pub(crate) fn node_dir(dir: &Path, id: u32) -> PathBuf {
+        dir.join(format!("node-{id}"))
+    }
+
     /// Command line of node `id`.
     pub(crate) fn node_args(&self, dir: &Path, id: u32, log: &str) -> Vec<String> {
         let shape = &self.shape;
         let port = u32::from(self.port) + 1 + (id - 1) * shape.shards;
         let pairs = [
             ("--id", id.to_string()),
-            ("--dir", dir.join(format!("node-{id}")).display().to_string()),
+            ("--dir", Plan::node_dir(dir, id).display().to_string()),
             ("--manager", self.manager_addr()),
             ("--listen", "127.0.0.1".to_owned()),
             ("--port", port.to_string()),

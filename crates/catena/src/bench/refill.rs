@@ -1,0 +1,245 @@
+//! `catena bench refill`: how fast an empty disk is filled in the place of one that is gone, and what clients notice.
+//!
+//! A cluster of three processes with one chain. In every round a node is killed, its targets' directory is removed, and the
+//! node is started again: the empty target that it brings takes the place of the old one and is filled from the tail. Once
+//! nobody else uses the cluster, once clients read and write at a fixed rate; what they measure is compared with the same
+//! load on the quiet, full cluster before.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use catena_client::Client;
+use comfy_table::Cell;
+use serde::Serialize;
+
+use super::Workload;
+use super::load::{Load, Outcome};
+use super::raw::Raw;
+use crate::cmd::{StoreArgs, runtime, stop_signal, temporary_dir};
+use crate::fault::{Doing, Fault, Result};
+use crate::output::{self, dim, note, say};
+use crate::processes::{Cluster, Port, Shape};
+use crate::units::{bytes_short, parse_bytes, parse_duration};
+
+/// Longest time until an empty disk is full.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Size of the chunks that are copied.
+const CHUNK: u32 = 1 << 20;
+/// Chunks that clients use meanwhile.
+const WORKING_SET: u64 = 2048;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  catena bench refill --dir /path/on/the/disk\n  catena bench refill --data 512MiB --rate 1000 --rounds 1 --json\n\nAll nodes, replicas and clients share this machine and its disk: source and sink too."
+)]
+pub(crate) struct Args {
+    /// Bytes of the target that is filled, in chunks of 1 MiB
+    #[arg(long, default_value = "2GiB", value_parser = parse_bytes, value_name = "BYTES")]
+    data: u64,
+    /// Operations per second of the clients, half reads and half writes
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Bytes per operation of the clients
+    #[arg(long, default_value = "64KiB", value_parser = parse_bytes, value_name = "BYTES")]
+    size: u64,
+    /// Time for which clients are measured on the quiet cluster
+    #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "DURATION")]
+    duration: Duration,
+    /// Disks that are filled beside clients, and as many without
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
+    /// Where the cluster is started (default: where temporary files go)
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What clients measured, in microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Latency {
+    operations: u64,
+    failed: u64,
+    p50_us: u64,
+    p99_us: u64,
+}
+
+/// A disk was filled.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Fill {
+    seconds: f64,
+    bytes_per_second: f64,
+    /// What the clients that were there measured meanwhile.
+    clients: Option<Latency>,
+}
+
+/// Medians over the rounds.
+#[derive(Clone, Debug, Serialize)]
+struct Report {
+    bytes: u64,
+    rate: u32,
+    size: u32,
+    rounds: u32,
+    /// Bytes per second that the disk takes in writes of a chunk, flushed one by one, and one connection over loopback.
+    raw_disk: Option<f64>,
+    raw_tcp: f64,
+    quiet: Latency,
+    alone: Fill,
+    beside_clients: Fill,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let size = u32::try_from(args.size).ok().filter(|&s| s > 0 && s <= CHUNK);
+    let size = size.ok_or_else(|| Fault::usage(format!("--size {}: give 1 byte to 1 MiB", args.size)))?;
+    runtime()?.block_on(async {
+        let dir = temporary_dir(args.dir.as_deref(), "refill")?;
+        let ended = tokio::select! {
+            ended = measure(args, size, &dir) => ended,
+            signal = stop_signal() => Err(Fault::new(format!("stopped by {}", signal?))),
+        };
+        std::fs::remove_dir_all(&dir).doing(format_args!("remove {}", dir.display()))?;
+        let report = ended?;
+        if args.json {
+            return output::json(&report);
+        }
+        report.show();
+        Ok(())
+    })
+}
+
+async fn measure(args: &Args, size: u32, dir: &Path) -> Result<Report> {
+    let data = load(Workload::Read, CHUNK, (args.data / u64::from(CHUNK)).max(1), None, args.duration);
+    let clients = load(Workload::Mixed, size, WORKING_SET, Some(args.rate), args.duration);
+    let bytes = [&data, &clients].iter().map(|l| l.chunks * u64::from(l.chunk_size)).sum::<u64>();
+    let (probe, at) = (Load { workload: Workload::Write, depth: 8, ..data.clone() }, dir.to_owned());
+    let raw = tokio::task::spawn_blocking(move || Raw::measure(Some(&at), &probe)).await.doing("measure the machine")??;
+    let shape = Shape { nodes: 3, targets: 1, replicas: 3, shards: 1, capacity: bytes * 2, store: args.store, etcd: None };
+    let mut cluster = Cluster::start(&dir.join("cluster"), shape, Port::Any, "warn").await?;
+    let client = cluster.client().await?;
+    note(format_args!("writing {} ...", bytes_short(bytes)));
+    data.fill(&client).await?;
+    let quiet = alone(&clients, &cluster).await?;
+    let (mut without, mut beside) = (Vec::new(), Vec::new());
+    for round in 0..args.rounds {
+        note(format_args!("round {} of {}: an empty disk, then one beside clients ...", round + 1, args.rounds));
+        let node = |n: u32| n % 3 + 1;
+        without.push(refill(&mut cluster, &client, node(2 * round), bytes, None).await?);
+        beside.push(refill(&mut cluster, &client, node(2 * round + 1), bytes, Some(&clients)).await?);
+    }
+    cluster.stop().await?;
+    Ok(Report {
+        bytes,
+        rate: args.rate,
+        size,
+        rounds: args.rounds,
+        raw_disk: raw.disk.map(|d| d.bytes),
+        raw_tcp: raw.tcp,
+        quiet,
+        alone: middle(without),
+        beside_clients: middle(beside),
+    })
+}
+
+fn load(workload: Workload, size: u32, chunks: u64, rate: Option<u32>, duration: Duration) -> Load {
+    let chunk_size = size.next_multiple_of(catena_types::limits::BLOCK);
+    Load { workload, size, chunk_size, overwrite: false, chunks, depth: 64, clients: 1, rate, duration }
+}
+
+/// The clients on the quiet cluster.
+async fn alone(clients: &Load, cluster: &Cluster) -> Result<Latency> {
+    let running = clients.start(&cluster.manager_addr()).await?;
+    tokio::time::sleep(clients.duration / 5).await;
+    running.count();
+    tokio::time::sleep(clients.duration).await;
+    running.stop_counting();
+    Ok(Latency::of(&running.finish().await?))
+}
+
+/// Takes a node's disk away and waits until the empty one in its place holds everything.
+async fn refill(cluster: &mut Cluster, client: &Client, node: u32, bytes: u64, clients: Option<&Load>) -> Result<Fill> {
+    let running = match clients {
+        Some(clients) => Some(clients.start(&cluster.manager_addr()).await?),
+        None => None,
+    };
+    cluster.kill_node(node).await?;
+    cluster.wait_for(client, PATIENCE, "a failover", |r| r.chains.iter().all(|c| c.serving().count() == 2)).await?;
+    let targets = cluster.node_dir(node).join("targets");
+    std::fs::remove_dir_all(&targets).doing(format_args!("remove {}", targets.display()))?;
+    cluster.restart_node(node)?;
+    cluster.wait_for(client, PATIENCE, "a resync", |r| r.chains.iter().any(|c| c.syncing().is_some())).await?;
+    let start = Instant::now();
+    running.iter().for_each(|running| running.count());
+    cluster.wait_for(client, PATIENCE, "the end of the resync", |r| r.chains.iter().all(|c| c.syncing().is_none())).await?;
+    let seconds = start.elapsed().as_secs_f64();
+    let measured = match running {
+        Some(running) => {
+            running.stop_counting();
+            Some(Latency::of(&running.finish().await?))
+        }
+        None => None,
+    };
+    cluster.wait_healthy(client, PATIENCE).await?;
+    Ok(Fill { seconds, bytes_per_second: bytes as f64 / seconds, clients: measured })
+}
+
+/// The one whose rate is in the middle.
+fn middle(mut fills: Vec<Fill>) -> Fill {
+    fills.sort_by(|a, b| a.bytes_per_second.total_cmp(&b.bytes_per_second));
+    fills[fills.len() / 2]
+}
+
+impl Latency {
+    fn of(outcome: &Outcome) -> Latency {
+        let at = |quantile| outcome.latencies.value_at_quantile(quantile);
+        Latency { operations: outcome.latencies.len(), failed: outcome.errors, p50_us: at(0.5), p99_us: at(0.99) }
+    }
+}
+
+impl Report {
+    fn show(&self) {
+        let Report { bytes, rate, size, rounds, .. } = *self;
+        say!(
+            "An empty disk filled with {}, median of {rounds}; clients: {rate} operations/s of {}, half of them writes",
+            bytes_short(bytes),
+            bytes_short(u64::from(size))
+        );
+        let limit = self.raw_disk.map_or(self.raw_tcp, |disk| disk.min(self.raw_tcp));
+        let head = ["", "SECONDS", "MB/S", "OF THE LIMIT", "CLIENTS P50 µs", "P99 µs", "x QUIET", "FAILED"];
+        let mut table = output::table(&head, &[1, 2, 3, 4, 5, 6, 7]);
+        let clients = |l: Option<Latency>| match l {
+            Some(l) => {
+                let of_quiet = l.p99_us as f64 / self.quiet.p99_us.max(1) as f64;
+                [l.p50_us.to_string(), l.p99_us.to_string(), format!("{of_quiet:.1}"), l.failed.to_string()]
+            }
+            None => ["-"; 4].map(str::to_owned),
+        };
+        let fill = |f: Option<&Fill>| match f {
+            Some(f) => {
+                let rate = f.bytes_per_second;
+                [format!("{:.2}", f.seconds), format!("{:.0}", rate / 1e6), format!("{:.0} %", rate / limit * 100.0)]
+            }
+            None => ["-"; 3].map(str::to_owned),
+        };
+        let rows = [
+            ("clients on a quiet cluster", None, Some(self.quiet)),
+            ("nobody else", Some(&self.alone), None),
+            ("beside clients", Some(&self.beside_clients), self.beside_clients.clients),
+        ];
+        for (what, filled, latency) in rows {
+            let cells = [what.to_owned()].into_iter().chain(fill(filled)).chain(clients(latency));
+            table.add_row(cells.map(Cell::new));
+        }
+        output::print_table(&table, "  ");
+        let disk = self.raw_disk.map_or("unknown".to_owned(), |disk| format!("{:.0} MB/s", disk / 1e6));
+        let tcp = self.raw_tcp / 1e6;
+        say!(
+            "  {}",
+            dim(format_args!(
+                "the limit: the lower of the disk (O_DIRECT, 1 MiB, fdatasync, {disk}) and TCP over loopback ({tcp:.0} MB/s)"
+            ))
+        );
+    }
+}
