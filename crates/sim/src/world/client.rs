@@ -349,7 +349,13 @@ impl World {
             None => {
                 let bytes = payload.map(|p| p.data).unwrap_or_default();
                 if let Event::Read(read) = &request.event {
-                    let good = self.ledger.compare(&read.key, (reply.ver, None), read.offset, &bytes);
+                    let version = (reply.ver, None);
+                    let good = if read.relaxed && reply.staged {
+                        // The update may have been refused while its bytes were read.
+                        self.ledger.compare_staged(&read.key, version, read.offset, &bytes)
+                    } else {
+                        self.ledger.compare(&read.key, version, read.offset, &bytes)
+                    };
                     self.fail_if(good);
                 }
                 Answered::Read(reply, bytes)

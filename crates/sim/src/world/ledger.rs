@@ -72,8 +72,22 @@ impl Ledger {
         offset: u32,
         bytes: &[u8],
     ) -> Result<(), Violation> {
-        let last = Tag { client: u64::MAX, channel: u32::MAX, seq: u64::MAX };
         let tag = tag.or_else(|| self.by_version.get(&(key.clone(), ver)).copied());
+        self.compare_staged(key, (ver, tag), offset, bytes)
+    }
+
+    /// The same of a version that need not be the one committed: one that was staged, and then refused, has bytes too.
+    ///
+    /// # Errors
+    /// They are not.
+    pub(super) fn compare_staged(
+        &self,
+        key: &ChunkKey,
+        (ver, tag): (Ver, Option<Tag>),
+        offset: u32,
+        bytes: &[u8],
+    ) -> Result<(), Violation> {
+        let last = Tag { client: u64::MAX, channel: u32::MAX, seq: u64::MAX };
         let range = (key.clone(), ver, tag.unwrap_or_default())..=(key.clone(), ver, tag.unwrap_or(last));
         let mut known = self.contents.range(range).peekable();
         let fits = |all: &Bytes| all.get(offset as usize..).is_some_and(|rest| rest.starts_with(bytes)) || bytes.is_empty();

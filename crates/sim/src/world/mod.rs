@@ -270,7 +270,7 @@ impl World {
             manager: manager::Mgr::new(&plan),
             nodes: Vec::new(),
             clients: client::Client::all(&plan, &mut rng),
-            keys: (0..plan.keys).map(|n| client::key(n)).collect(),
+            keys: (0..plan.keys).map(client::key).collect(),
             plan,
             seed,
             now: 1000 * MS,
