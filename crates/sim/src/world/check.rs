@@ -338,7 +338,9 @@ fn replicas(routing: &Routing, chain: &Chain, old: Option<&Chain>, replicas: usi
     }
     let Some(old) = old else { return Ok(()) };
     let gone = |m: &&Member| chain.state_of(m.target).is_none();
-    let needed = |m: &Member| matches!(m.state(), PublicState::Serving | PublicState::LastSrv);
+    // Of a last serving set that was revived by another one, whoever is out is like any other.
+    let revived = chain.serving().next().is_some();
+    let needed = |m: &Member| m.state() == PublicState::Serving || (m.state() == PublicState::LastSrv && !revived);
     match old.members.iter().find(gone).filter(|m| needed(m) && chain.serving().count() < replicas) {
         Some(m) => Err(Rule::Replicas.broken(format!("target {} left before {chain:?} was full", m.target))),
         None => Ok(()),

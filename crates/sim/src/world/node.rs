@@ -746,15 +746,12 @@ impl World {
         }
     }
 
-    /// What the refusal of a heartbeat asks for.
+    /// What the refusal of a heartbeat asks for: another process is this node, or the manager does not know of this start.
     fn obey(&mut self, node: usize, code: Code) {
-        if code == Code::DuplicateNode {
+        if matches!(code, Code::DuplicateNode | Code::NotFound) {
             self.kill(node, Store::kill);
-            return self.after(100 * MS, Ev::Start { node });
+            self.after(100 * MS, Ev::Start { node });
         }
-        // The manager was replaced before it had heard of this start: register again, as the same process.
-        let Some(process) = self.nodes[node].process.as_mut().filter(|_| code == Code::NotFound) else { return };
-        process.incarnation = 0;
     }
 
     pub(super) fn on_lease(&mut self, node: usize, slot: usize, opening: u64, until: Time, routing: u64) {
