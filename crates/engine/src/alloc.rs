@@ -60,15 +60,27 @@ impl Allocator {
         if u64::from(want) > self.free {
             return None;
         }
-        let mut runs = Vec::new();
         if want == 0 {
-            return Some(runs);
+            return Some(Vec::new());
         }
         if let Some(run) = self.find_whole(want) {
             self.mark(run);
             return Some(vec![run]);
         }
-        let mut left = want;
+        Some(self.take_pieces(want))
+    }
+
+    /// The same, but the first blocks that are free, in however many runs.
+    pub(crate) fn take_first(&mut self, want: u32) -> Option<Vec<Run>> {
+        if u64::from(want) > self.free {
+            return None;
+        }
+        self.cursor = 0;
+        Some(self.take_pieces(want))
+    }
+
+    fn take_pieces(&mut self, want: u32) -> Vec<Run> {
+        let (mut runs, mut left) = (Vec::new(), want);
         while left > 0 {
             let run = self.next_run(self.cursor, left).or_else(|| self.next_run(0, left));
             let run = run.expect("`free` counts the clear bits, and enough were counted");
@@ -76,7 +88,7 @@ impl Allocator {
             left -= run.len;
             runs.push(run);
         }
-        Some(runs)
+        runs
     }
 
     /// Takes `want` blocks side by side, at a multiple of `want` if there is such a place; `None` if there is none at all.

@@ -6,7 +6,7 @@ mod common;
 
 use bytes::Bytes;
 use catena_engine::disk::mem::{Event, MemDisk};
-use catena_engine::{Background, CowStore, Durability, Params};
+use catena_engine::{Background, CowStore, Durability, Params, StoreKind};
 use catena_types::crc::crc32c;
 use catena_types::store::SpaceLevel;
 use catena_types::*;
@@ -352,6 +352,40 @@ fn thresholds_refuse_in_order() {
     bed.stage(&key(3), Op::remove(), b"").unwrap();
     bed.settle();
     bed.store.verify().unwrap();
+}
+
+/// A file system that is full before the target is: updates are refused, nothing fails, reads and removes go on; removed
+/// chunks make room, and so does the file system when it has some.
+#[test]
+fn a_full_disk_refuses_updates_and_fails_nothing() {
+    for kind in [StoreKind::Cow, StoreKind::InPlace] {
+        let params = Params { kind, ..params(25600) };
+        let mut bed = Bed::new(&params);
+        bed.disk.set_end(Some(params.data_offset() + 20 * u64::from(MIB)));
+        let bytes = |n: u32| vec![n as u8 + 1; MIB as usize];
+        let mut count = 0;
+        while bed.write(&key(count), 0, &bytes(count)) == Ok(()) {
+            count += 1;
+        }
+        assert_eq!((count, bed.store.space().level()), (20, SpaceLevel::NoWrites), "{kind:?}");
+        (0..count).for_each(|n| assert!(bed.read(&key(n), 0, MIB).unwrap() == bytes(n)));
+        assert_eq!(bed.write(&key(count), 0, b"refused"), Err(Code::NoSpace));
+
+        bed.update(&key(3), Op::remove(), b"").unwrap();
+        bed.settle();
+        bed.write(&key(count), 0, b"room again").unwrap();
+        // Checkpoints and a restart while it is full.
+        bed = bed.reopen();
+        bed.disk.set_end(Some(params.data_offset() + 20 * u64::from(MIB)));
+        assert_eq!(bed.write(&key(count + 1), 0, &bytes(0)), Err(Code::NoSpace), "{kind:?}");
+
+        bed.disk.set_end(None);
+        bed.write(&key(count + 1), 0, &bytes(0)).unwrap();
+        bed.pass(10 * SECOND);
+        assert_eq!(bed.store.space().level(), SpaceLevel::Enough);
+        assert!(bed.read(&key(count), 0, MIB).unwrap() == b"room again"[..]);
+        bed.store.verify().unwrap();
+    }
 }
 
 /// `replicated`: reported without a flush, flushed soon after, and nothing older than that is lost by a power cut; blocks

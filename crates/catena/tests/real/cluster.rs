@@ -226,6 +226,11 @@ impl Cluster {
         signal_process(self.nodes[node].as_ref(), signal);
     }
 
+    /// Number of a node's process.
+    pub(crate) fn node_process(&self, node: usize) -> u32 {
+        self.nodes[node].as_ref().expect("it was started and not killed").id()
+    }
+
     /// SIGTERM, and wait until the process has ended by itself, and well.
     pub(crate) fn stop_node(&mut self, node: usize) {
         stop(self.nodes[node].take());

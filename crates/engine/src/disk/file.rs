@@ -6,9 +6,10 @@
 //! the [`FileDisk`] that submitted it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
@@ -17,16 +18,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use catena_arena::{AlignedBuf, Arena, is_aligned};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
+use rustix::io::Errno;
 
+use super::backing::Backing;
 use super::threads::Threads;
 use super::uring::Uring;
 use super::{Completion, Disk, Io, IoOp};
 
 /// Environment variable that chooses the backend: `auto`, `uring` or `threads`.
 pub const BACKEND_VAR: &str = "CATENA_DISK";
-/// Bytes by which a target's file grows ahead of its writes.
-const GROW: u64 = 64 << 20;
 
 /// How disk operations are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -150,8 +151,10 @@ impl Ring {
         let mut inner = self.0.borrow_mut();
         inner.inboxes.push(VecDeque::new());
         let number = inner.inboxes.len() - 1;
-        let file = Arc::new(file);
-        FileDisk { ring: self.0.clone(), number, file, size, grown: BTreeSet::new(), name, staged: Vec::new() }
+        // A block device has all its space.
+        let regular = file.metadata().is_ok_and(|m| m.is_file());
+        let backing = regular.then(Backing::default);
+        FileDisk { ring: self.0.clone(), number, file: Arc::new(file), size, backing, name, staged: Vec::new() }
     }
 }
 
@@ -174,29 +177,13 @@ pub struct FileDisk {
     number: usize,
     file: Arc<File>,
     size: u64,
-    /// Windows of [`GROW`] bytes that the file system was asked to allocate by this process.
-    grown: BTreeSet<u64>,
+    /// What this process knows to have space; `None` if all of it has.
+    backing: Option<Backing>,
     name: String,
     staged: Vec<Request>,
 }
 
 impl FileDisk {
-    /// Lets the file system allocate ahead of a write, so that writes do not. Window by window: between the areas of a
-    /// target lies space that may never be written.
-    fn grow(&mut self, offset: u64, len: u64) {
-        for window in offset / GROW..(offset + len).div_ceil(GROW) {
-            if !self.grown.insert(window) {
-                continue;
-            }
-            let from = window * GROW;
-            let to = (from + GROW).min(self.size.max(offset + len));
-            if let Err(error) = fallocate(&self.file, FallocateFlags::KEEP_SIZE, from, to - from) {
-                // The write itself will say if there is no space.
-                tracing::debug!(%error, name = %self.name, "fallocate");
-            }
-        }
-    }
-
     /// The bytes in aligned memory.
     fn aligned(&self, data: Bytes) -> Bytes {
         if is_aligned(&data) || data.len() > catena_arena::MAX_BUF {
@@ -213,11 +200,17 @@ impl Disk for FileDisk {
         let op = match io.op {
             IoOp::Read { offset, buf } => RequestOp::Read { offset, buf },
             IoOp::Write { offset, data } => {
-                self.grow(offset, data.len() as u64);
+                if let Err(error) = self.reserve(offset, data.len() as u64, 0) {
+                    // The write itself will say if there is no space.
+                    tracing::debug!(%error, name = %self.name, "no space ahead of a write");
+                }
                 RequestOp::Write { offset, data: self.aligned(data) }
             }
             IoOp::Flush => RequestOp::Flush,
-            IoOp::Punch { offset, len } => RequestOp::Punch { offset, len },
+            IoOp::Punch { offset, len } => {
+                self.backing.iter_mut().for_each(|b| b.gave_back(offset..offset + len));
+                RequestOp::Punch { offset, len }
+            }
         };
         self.staged.push(Request { disk: self.number, id: io.id, file: self.file.clone(), op });
     }
@@ -257,8 +250,30 @@ impl Disk for FileDisk {
         }
     }
 
+    fn reserve(&mut self, offset: u64, len: u64, keep: u64) -> io::Result<()> {
+        let Some(backing) = &mut self.backing else { return Ok(()) };
+        backing.ensure(offset..offset + len, self.size, |part| allocate(&self.file, part, keep))
+    }
+
     fn name(&self) -> String {
         self.name.clone()
+    }
+}
+
+/// Gives a part of a file its space, unless the file system has less left than `keep` then. One that cannot do so ahead of
+/// writes is not asked twice.
+fn allocate(file: &File, part: Range<u64>, keep: u64) -> io::Result<()> {
+    let len = part.end - part.start;
+    if keep > 0 && fstatvfs(file).is_ok_and(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) < len + keep) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    match fallocate(file, FallocateFlags::KEEP_SIZE, part.start, len) {
+        Err(e @ (Errno::NOSPC | Errno::DQUOT)) => Err(e.into()),
+        Err(error) => {
+            tracing::debug!(%error, "the file system gives no space ahead of writes");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 

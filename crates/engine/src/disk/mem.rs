@@ -77,6 +77,8 @@ struct Inner {
     struck: u64,
     /// Blocks that cannot be read until they are written again.
     unreadable: BTreeSet<u64>,
+    /// There is no space from here on.
+    ends: Option<u64>,
     log: Option<Vec<Event>>,
 }
 
@@ -201,6 +203,11 @@ impl MemDisk {
     /// Makes a block unreadable (reads of it fail) until it is written again.
     pub fn set_unreadable(&self, block: u64) {
         self.0.borrow_mut().unreadable.insert(block);
+    }
+
+    /// From now on there is no space from `end` on to be reserved, or all there can be.
+    pub fn set_end(&self, end: Option<u64>) {
+        self.0.borrow_mut().ends = end;
     }
 
     /// Whether a read of these bytes would fail.
@@ -391,6 +398,11 @@ impl Disk for MemDisk {
         {
             inner.execute(waiting);
         }
+    }
+
+    fn reserve(&mut self, offset: u64, len: u64, _keep: u64) -> io::Result<()> {
+        let fits = self.0.borrow().ends.is_none_or(|end| offset + len <= end);
+        if fits { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     fn name(&self) -> String {

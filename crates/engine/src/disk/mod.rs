@@ -6,6 +6,7 @@
 //! polled before the flush was submitted, and promises nothing about any other; buffers belong to the disk from
 //! submission to completion.
 
+mod backing;
 pub mod file;
 pub mod mem;
 mod threads;
@@ -75,6 +76,14 @@ pub trait Disk {
     fn poll(&mut self, out: &mut Vec<Completion>);
     /// Blocks until [`Disk::poll`] would return something (or at once if nothing is in flight). For open and close.
     fn wait(&mut self);
+    /// Makes sure that writes to the range have their space, leaving `keep` bytes (about) to others. Blocks for a moment now
+    /// and then.
+    ///
+    /// # Errors
+    /// There is not so much space now, or there was not a moment ago.
+    fn reserve(&mut self, _offset: u64, _len: u64, _keep: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// What to call it in messages: a path.
     fn name(&self) -> String;
 }

@@ -133,6 +133,10 @@ impl<D: Disk> CowStore<D> {
         if is(Mutation::FreeLeavesEarly) {
             self.free_leaves_early();
         }
+        if self.disk_is_full() {
+            // Where leaves were before, there is space.
+            self.index_alloc.search_from(0);
+        }
         for leaf in self.index.leaves_mut() {
             let place = match &leaf.place {
                 Some(place) => place.clone(),

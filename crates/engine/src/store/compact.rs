@@ -81,7 +81,7 @@ impl<D: Disk> CowStore<D> {
             return;
         }
         let Some(runs) = self.alloc.take(count) else { return };
-        if runs.len() * 2 > item.extents.len() {
+        if runs.len() * 2 > item.extents.len() || !self.has_space(&runs) {
             return self.give_back(&runs);
         }
         let ver = item.committed.ver;

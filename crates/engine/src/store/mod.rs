@@ -239,6 +239,8 @@ pub struct CowStore<D: Disk> {
     alloc: Allocator,
     /// Blocks of updates that are being staged.
     reserved: u64,
+    /// When the disk had no space for more blocks.
+    disk_full: Option<Time>,
     limbo: VecDeque<Limbo>,
     limbo_blocks: u64,
     journal: Journal,

@@ -124,6 +124,7 @@ impl<D: Disk> CowStore<D> {
             floor: state.floor,
             alloc,
             reserved: 0,
+            disk_full: None,
             limbo: VecDeque::new(),
             limbo_blocks: 0,
             journal,

@@ -2,12 +2,13 @@
 //!
 //! What must hold: nothing has changed when `NoSpace` is returned. Writes of clients leave room for updates that make room
 //! (a cut writes one block, a remove none) and for resync; new chunks leave room for overwrites. The index area holds two
-//! versions of every leaf: what is live takes at most half of it.
+//! versions of every leaf: what is live takes at most half of it. Blocks are taken for an update only when the disk has
+//! space for them, so that a file system that others have filled refuses updates and does not fail the target.
 
 use catena_types::store::SpaceLevel;
-use catena_types::{ChunkKey, Code, OpKind};
+use catena_types::{ChunkKey, Code, OpKind, Time};
 
-use super::CowStore;
+use super::{BLOCK64, CowStore};
 use crate::alloc::Run;
 use crate::disk::Disk;
 use crate::format::leaf::leaf_blocks;
@@ -17,6 +18,10 @@ use crate::format::slice::SLICE_HEADER_BYTES;
 const SESSION_BYTES: u64 = 57;
 /// Bytes of a leaf's reference in a checkpoint, at most, when it lies in one run.
 const LEAF_REF_BYTES: u64 = 24;
+/// Bytes that chunks leave on a file system: for the journal's neighbours, which grow a little with every chunk.
+const KEPT_ON_DISK: u64 = 32 << 20;
+/// So long after a refusal by the disk the target counts as full.
+const FULL_FOR: Time = 5_000_000_000;
 
 impl<D: Disk> CowStore<D> {
     /// Blocks that writes of clients leave.
@@ -33,6 +38,7 @@ impl<D: Disk> CowStore<D> {
     pub(super) fn space_level(&self) -> SpaceLevel {
         let free = self.alloc.free();
         match () {
+            () if self.disk_is_full() => SpaceLevel::NoWrites,
             _ if free <= self.kept_from_clients() => SpaceLevel::NoWrites,
             _ if free <= self.kept_from_new_chunks() => SpaceLevel::NoNewChunks,
             _ if free <= self.alloc.total() / 10 => SpaceLevel::Low,
@@ -46,16 +52,51 @@ impl<D: Disk> CowStore<D> {
         if count > 0 && u64::from(count) + kept > self.alloc.free() { Err(Code::NoSpace) } else { Ok(()) }
     }
 
-    /// Takes `count` blocks.
+    /// Takes `count` blocks. On a full disk those in front: they are the likeliest to have had space before.
     pub(super) fn reserve(&mut self, kind: OpKind, count: u32) -> Result<Vec<Run>, Code> {
         self.check_free(kind, count)?;
-        self.alloc.take(count).ok_or(Code::NoSpace)
+        let runs = self.alloc.take(count).ok_or(Code::NoSpace)?;
+        if self.has_space(&runs) {
+            return Ok(runs);
+        }
+        self.give_back(&runs);
+        let runs = self.alloc.take_first(count).ok_or(Code::NoSpace)?;
+        if self.has_space(&runs) {
+            return Ok(runs);
+        }
+        self.give_back(&runs);
+        Err(Code::NoSpace)
     }
 
     /// Takes `count` blocks side by side.
     pub(super) fn reserve_slot(&mut self, kind: OpKind, count: u32) -> Result<Run, Code> {
         self.check_free(kind, count)?;
-        self.alloc.take_run(count).ok_or(Code::NoSpace)
+        let run = self.alloc.take_run(count).ok_or(Code::NoSpace)?;
+        if self.has_space(&[run]) {
+            return Ok(run);
+        }
+        self.give_back(&[run]);
+        Err(Code::NoSpace)
+    }
+
+    /// Whether the disk has space for these blocks.
+    pub(super) fn has_space(&mut self, runs: &[Run]) -> bool {
+        let refused = runs.iter().find_map(|run| {
+            let (offset, len) = (self.data_offset(run.disk), u64::from(run.len) * BLOCK64);
+            self.disk.reserve(offset, len, KEPT_ON_DISK).err()
+        });
+        if let Some(error) = &refused {
+            if !self.disk_is_full() {
+                tracing::warn!(target_disk = %self.disk.name(), %error, "no more space on the file system");
+            }
+            self.disk_full = Some(self.now);
+        }
+        refused.is_none()
+    }
+
+    /// Whether the disk has refused space lately.
+    pub(super) fn disk_is_full(&self) -> bool {
+        self.disk_full.is_some_and(|at| self.now < at + FULL_FOR)
     }
 
     /// Gives blocks back that no record names.
