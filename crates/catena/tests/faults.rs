@@ -82,6 +82,6 @@ async fn finish_with(load: Workload, cluster: &Cluster, expected: impl Fn(&str) 
     let stats = history.check().unwrap_or_else(|v| panic!("{v}"));
     let unexpected: Vec<_> = errors.iter().filter(|e| !expected(e)).collect();
     assert!(unexpected.is_empty(), "{unexpected:?}\n{}", cluster.logs());
-    println!("{stats:?}, {} errors that were expected", errors.len());
+    eprintln!("{stats:?}, {} errors that were expected", errors.len());
     (0..CHUNKS).for_each(|chunk| same_at_every_replica(cluster, &format!("shared/{chunk}")));
 }

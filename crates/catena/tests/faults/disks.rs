@@ -68,7 +68,7 @@ fn a_full_file_system_refuses_writes_and_loses_nothing() {
         progress(&load, &cluster).await;
         let before = chains(&cluster);
         let filled = fill(&client, 0, 200).await;
-        println!("{filled} chunks of {LEN} bytes were written");
+        eprintln!("{filled} chunks of {LEN} bytes were written");
         assert!(filled < 160, "there was no room for so much");
         cluster.eventually("people are told", |c| c.ok(&["status"]).contains("full: writes are refused"));
         check(&client, 0..filled).await;
@@ -108,7 +108,7 @@ fn a_slow_disk_slows_writes_and_nothing_else() {
         let (start, done) = (Instant::now(), load.done());
         progress(&load, &cluster).await;
         tokio::time::sleep(fault_time()).await;
-        println!("{:.0} operations per second", (load.done() - done) as f64 / start.elapsed().as_secs_f64());
+        eprintln!("{:.0} operations per second", (load.done() - done) as f64 / start.elapsed().as_secs_f64());
         drop(slow);
         progress(&load, &cluster).await;
         assert_eq!(chains(&cluster), before, "no chain has changed\n{}", cluster.logs());

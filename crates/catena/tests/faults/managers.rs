@@ -63,7 +63,7 @@ fn an_elected_manager_cut_off_from_its_store_is_replaced() {
             cut(cluster.net(), &format!("manager{first}"));
             let start = Instant::now();
             let second = elected(&cluster, Some(first)).await;
-            println!("{how}: manager{second} instead of manager{first} after {:.1?}", start.elapsed());
+            eprintln!("{how}: manager{second} instead of manager{first} after {:.1?}", start.elapsed());
             cluster.eventually("it knows that it is not elected", |c| shown(c, first, "catena_manager_elected") == 0.0);
             let answered = shown(&cluster, first, "catena_manager_requests_total");
             progress(&load, &cluster).await;

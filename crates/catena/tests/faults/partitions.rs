@@ -19,7 +19,7 @@ fn through(faults: &[Fault]) {
         let load = load(&cluster).await;
         for (name, fault) in (0..rounds()).flat_map(|_| faults) {
             progress(&load, &cluster).await;
-            println!("{name}");
+            eprintln!("{name}");
             fault(cluster.net());
             tokio::time::sleep(fault_time()).await;
             cluster.net().heal();
@@ -55,7 +55,7 @@ fn neighbours_that_never_hear_each_other_again_do_not_stop_their_chains() {
             assert!(start.elapsed() < PATIENCE, "nobody is moved out\n{}", cluster.logs());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        println!("moved out after {:?}", start.elapsed());
+        eprintln!("moved out after {:?}", start.elapsed());
         progress(&load, &cluster).await;
         cluster.net().heal();
         finish(load, &cluster).await;

@@ -49,7 +49,7 @@ fn cut_off(places: &[usize]) {
             let healed = Instant::now();
             cluster.wait_healthy();
             until("clients beside the replica are answered again", || beside.answered_since(healed) > 50).await;
-            println!("{name}, place {place}: {failed} operations failed after its lease, none was answered");
+            eprintln!("{name}, place {place}: {failed} operations failed after its lease, none was answered");
             beside.finish();
         }
         finish(load, &cluster).await;

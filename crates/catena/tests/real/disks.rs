@@ -15,7 +15,7 @@ impl SmallDisk {
     /// None, and a line that says why, for a user who may not mount.
     pub(crate) fn mount(mebibytes: u32) -> Option<SmallDisk> {
         if !rustix::process::geteuid().is_root() {
-            println!("skipped: only root can mount a file system");
+            eprintln!("skipped: only root can mount a file system");
             return None;
         }
         let dir = tempfile::Builder::new().prefix("small-disk-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
@@ -64,12 +64,12 @@ impl SlowDisk {
         };
         let group = above.join(name);
         if let Err(e) = fs::create_dir(&group) {
-            println!("skipped: no group of processes can be made in {}: {e}", above.display());
+            eprintln!("skipped: no group of processes can be made in {}: {e}", above.display());
             return None;
         }
         let slow = SlowDisk { group, above: above.to_owned() };
         let set = fs::write(slow.group.join(file), limit).and_then(|()| slow.take(process));
-        set.inspect_err(|e| println!("skipped: {file} of {} cannot be set: {e}", slow.group.display())).ok()?;
+        set.inspect_err(|e| eprintln!("skipped: {file} of {} cannot be set: {e}", slow.group.display())).ok()?;
         Some(slow)
     }
 
@@ -93,7 +93,7 @@ fn device_of(dir: &Path) -> Option<String> {
     let device = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
     let of = fs::canonicalize(Path::new("/sys/dev/block").join(&device));
     let Ok(of) = of else {
-        println!("skipped: {} lies on no block device", dir.display());
+        eprintln!("skipped: {} lies on no block device", dir.display());
         return None;
     };
     let whole = if of.join("partition").exists() { of.parent().expect("a disk has partitions").to_owned() } else { of };

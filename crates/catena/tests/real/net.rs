@@ -27,7 +27,7 @@ impl Net {
     /// says why, for a user who may not make one.
     pub(crate) fn start(managers: usize, nodes: usize, others: &[&str]) -> Option<Net> {
         if !rustix::process::geteuid().is_root() {
-            println!("skipped: only root can make network namespaces");
+            eprintln!("skipped: only root can make network namespaces");
             return None;
         }
         remove_leftovers();
