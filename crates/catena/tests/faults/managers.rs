@@ -16,6 +16,9 @@ use crate::{block_on, fault_time, finish, load, rounds};
 /// Every manager shows its counters here.
 const HTTP: &[&str] = &["--http", "0.0.0.0:7401"];
 
+/// A name for people, and what is lost of a manager.
+type Cut = (&'static str, fn(&Net, &str));
+
 /// A number that a manager shows of itself, summed over labels.
 fn shown(cluster: &Cluster, manager: usize, name: &str) -> f64 {
     let host = cluster.net().addr(&format!("manager{manager}"));
@@ -50,7 +53,7 @@ fn an_elected_manager_cut_off_from_its_store_is_replaced() {
     let Some(net) = Net::start(3, 3, &["etcd"]) else { return };
     let etcd = Etcd::start_at(Path::new(env!("CARGO_TARGET_TMPDIR")), &net.addr("etcd"), &net.launcher("etcd"));
     let cluster = Cluster::in_net_with(net, Some(&etcd.addr), (3, 1, 3), HTTP);
-    let cuts: [(&str, fn(&Net, &str)); 3] = [
+    let cuts: [Cut; 3] = [
         ("both ways", |net, manager| net.cut(manager, "etcd")),
         ("it does not reach it", |net, manager| net.lose(manager, "etcd")),
         ("it does not hear it", |net, manager| net.lose("etcd", manager)),
