@@ -116,7 +116,7 @@ pub const CANARIES: &[Canary] = &[
         name: "answer-unleased",
         rule: "the tail answers queries under a lease",
         off: &[Off::Chain(chain::Mutation::AnswerUnleased)],
-        within: 14600,
+        within: 12000,
     },
     Canary {
         name: "answer-anyone",
@@ -405,13 +405,13 @@ pub const CANARIES: &[Canary] = &[
         name: "old-heartbeats",
         rule: "a heartbeat counts only if it is newer than the last",
         off: &[Off::Manager(cluster::Mutation::OldHeartbeats)],
-        within: 4500,
+        within: 12000,
     },
     Canary {
         name: "forget-coming",
         rule: "a lease beside the store rests on what is on its way there, too",
         off: &[Off::Manager(cluster::Mutation::ForgetComing)],
-        within: 10600,
+        within: 12000,
     },
     Canary {
         name: "lease-the-changing",
@@ -423,7 +423,7 @@ pub const CANARIES: &[Canary] = &[
         name: "outlive-term",
         rule: "nothing is granted when the term has ended",
         off: &[Off::Manager(cluster::Mutation::OutliveTerm)],
-        within: 600,
+        within: 3000,
     },
     Canary {
         name: "version-back",
