@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::Workload;
 use super::load::{Load, Outcome};
-use crate::cmd::{StoreArgs, runtime, stop_signal, temporary_dir};
+use crate::cmd::StoreArgs;
 use crate::cpu;
-use crate::fault::{Doing, Fault, Result};
+use crate::fault::{Fault, Result};
 use crate::output::{self, dim, note, say};
 use crate::processes::{Cluster, Port, Shape};
 use crate::units::{bytes_short, grouped, parse_bytes, parse_duration};
@@ -89,15 +89,7 @@ struct Line {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let size = u32::try_from(args.size).ok().filter(|&s| s > 0 && s <= MAX_CHUNK);
     let size = size.ok_or_else(|| Fault::usage(format!("--size {}: a chunk has 1 to {MAX_CHUNK} bytes", args.size)))?;
-    runtime()?.block_on(async {
-        let dir = temporary_dir(args.dir.as_deref(), "craq")?;
-        let ended = tokio::select! {
-            ended = measure_all(args, size, &dir) => ended,
-            signal = stop_signal() => Err(Fault::new(format!("stopped by {}", signal?))),
-        };
-        std::fs::remove_dir_all(&dir).doing(format_args!("remove {}", dir.display()))?;
-        ended
-    })
+    super::in_a_directory(args.dir.as_deref(), "craq", async |dir| measure_all(args, size, dir).await)
 }
 
 async fn measure_all(args: &Args, size: u32, dir: &Path) -> Result<()> {

@@ -120,10 +120,15 @@ pub(crate) fn run(mut args: Args) -> Result<()> {
         None => {}
     }
     let loads = args.loads()?;
+    in_a_directory(args.dir.as_deref(), "bench", async |dir| on_a_cluster(&args, &loads, dir).await)
+}
+
+/// Measures in a new directory, which is removed afterwards, also when a signal ends it.
+fn in_a_directory<T>(parent: Option<&Path>, name: &str, measure: impl AsyncFnOnce(&Path) -> Result<T>) -> Result<T> {
     runtime()?.block_on(async {
-        let dir = temporary_dir(args.dir.as_deref(), "bench")?;
+        let dir = temporary_dir(parent, name)?;
         let ended = tokio::select! {
-            ended = on_a_cluster(&args, &loads, &dir) => ended,
+            ended = measure(&dir) => ended,
             signal = stop_signal() => Err(Fault::new(format!("stopped by {}", signal?))),
         };
         std::fs::remove_dir_all(&dir).doing(format_args!("remove {}", dir.display()))?;

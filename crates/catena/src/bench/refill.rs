@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::Workload;
 use super::load::{Load, Outcome};
 use super::raw::Raw;
-use crate::cmd::{StoreArgs, runtime, stop_signal, temporary_dir};
+use crate::cmd::StoreArgs;
 use crate::fault::{Doing, Fault, Result};
 use crate::output::{self, dim, note, say};
 use crate::processes::{Cluster, Port, Shape};
@@ -94,20 +94,12 @@ struct Report {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let size = u32::try_from(args.size).ok().filter(|&s| s > 0 && s <= CHUNK);
     let size = size.ok_or_else(|| Fault::usage(format!("--size {}: give 1 byte to 1 MiB", args.size)))?;
-    runtime()?.block_on(async {
-        let dir = temporary_dir(args.dir.as_deref(), "refill")?;
-        let ended = tokio::select! {
-            ended = measure(args, size, &dir) => ended,
-            signal = stop_signal() => Err(Fault::new(format!("stopped by {}", signal?))),
-        };
-        std::fs::remove_dir_all(&dir).doing(format_args!("remove {}", dir.display()))?;
-        let report = ended?;
-        if args.json {
-            return output::json(&report);
-        }
-        report.show();
-        Ok(())
-    })
+    let report = super::in_a_directory(args.dir.as_deref(), "refill", async |dir| measure(args, size, dir).await)?;
+    if args.json {
+        return output::json(&report);
+    }
+    report.show();
+    Ok(())
 }
 
 async fn measure(args: &Args, size: u32, dir: &Path) -> Result<Report> {

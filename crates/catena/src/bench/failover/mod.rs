@@ -13,8 +13,8 @@ use std::time::Duration;
 use catena_client::{Client, ClientConfig};
 use catena_types::Routing;
 
-use crate::cmd::{ShapeArgs, runtime, stop_signal, temporary_dir};
-use crate::fault::{Doing, Fault, Result};
+use crate::cmd::ShapeArgs;
+use crate::fault::Result;
 use crate::output::note;
 use crate::processes::{Cluster, Port};
 use crate::units::parse_duration;
@@ -55,16 +55,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    runtime()?.block_on(async {
-        let dir = temporary_dir(args.dir.as_deref(), "failover")?;
-        let ended = tokio::select! {
-            ended = measure(args, &dir) => ended,
-            signal = stop_signal() => Err(Fault::new(format!("stopped by {}", signal?))),
-        };
-        std::fs::remove_dir_all(&dir).doing(format_args!("remove {}", dir.display()))?;
-        let report = ended?;
-        if args.json { crate::output::json(&report) } else { report.show() }
-    })
+    let report = super::in_a_directory(args.dir.as_deref(), "failover", async |dir| measure(args, dir).await)?;
+    if args.json { crate::output::json(&report) } else { report.show() }
 }
 
 async fn measure(args: &Args, dir: &Path) -> Result<Report> {
