@@ -3,7 +3,8 @@
 //! A payload is received once into its final buffer, written to disk from there and forwarded from there. That needs
 //! memory whose start is a multiple of [`ALIGN`] (O_DIRECT), that can be shared without copying (`Bytes`), that is not
 //! given back to the system after every request, and whose total is bounded. Large buffers lie in huge pages: a disk takes
-//! one of a MiB as one piece, instead of 256 that have to be found, pinned and listed one by one.
+//! one of a MiB as one piece, instead of 256 that have to be found, pinned and listed one by one. They are used in turns: a device
+//! writes faster into memory whose last contents have left the processor's caches. Small ones are used while they are warm.
 //!
 //! What must hold: a buffer has one owner until it is frozen; it returns to its pool when the last owner is gone; memory
 //! handed out is always initialised (zeroed once when it is fresh, old contents later), so that nothing here can expose
@@ -11,6 +12,7 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -77,7 +79,7 @@ struct Shared {
 struct Pools {
     in_use: usize,
     pooled: usize,
-    free: [Vec<Memory>; CLASSES],
+    free: [VecDeque<Memory>; CLASSES],
 }
 
 /// `capacity` bytes, aligned to [`ALIGN`], fully initialised.
@@ -171,7 +173,7 @@ impl Drop for Slab {
 impl Arena {
     /// An empty pool that may hold `budget` bytes.
     pub fn new(budget: usize) -> Arena {
-        let pools = Pools { in_use: 0, pooled: 0, free: std::array::from_fn(|_| Vec::new()) };
+        let pools = Pools { in_use: 0, pooled: 0, free: std::array::from_fn(|_| VecDeque::new()) };
         Arena(Arc::new(Shared { budget, pools: Mutex::new(pools) }))
     }
 
@@ -197,7 +199,8 @@ impl Arena {
     fn get(&self, len: usize, force: bool) -> Option<AlignedBuf> {
         let (class, capacity) = class_of(len)?;
         let mut pools = self.0.lock();
-        let pooled = pools.free[class].pop();
+        let free = &mut pools.free[class];
+        let pooled = if capacity < SLAB_FROM { free.pop_back() } else { free.pop_front() };
         if pooled.is_some() {
             pools.pooled -= capacity;
         } else {
@@ -236,7 +239,7 @@ impl Pools {
         for memory in buffers {
             if self.in_use + self.pooled + memory.capacity <= budget {
                 self.pooled += memory.capacity;
-                self.free[class].push(memory);
+                self.free[class].push_back(memory);
             }
         }
     }
@@ -244,7 +247,7 @@ impl Pools {
     /// Gives one pooled buffer, the largest, back to the system.
     fn drop_one(&mut self) -> bool {
         for free in self.free.iter_mut().rev() {
-            if let Some(memory) = free.pop() {
+            if let Some(memory) = free.pop_front() {
                 self.pooled -= memory.capacity;
                 return true;
             }
