@@ -107,6 +107,13 @@ pub(crate) fn grouped(n: u64) -> String {
     out
 }
 
+/// The middle number; of an even number, the lower of the two.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

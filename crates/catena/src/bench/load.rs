@@ -53,7 +53,7 @@ pub(crate) struct Outcome {
 
 /// A load that is running.
 pub(crate) struct Running {
-    shared: Arc<Shared>,
+    phases: Arc<Phases>,
     threads: Vec<JoinHandle<Result<Outcome>>>,
     since: std::cell::Cell<Option<Instant>>,
 }
@@ -63,11 +63,26 @@ const WARM: u8 = 0;
 const COUNT: u8 = 1;
 const DONE: u8 = 2;
 
-struct Shared {
+/// What the clients of a load share.
+pub(super) struct Phases {
     phase: AtomicU8,
     /// Number of the next operation at a fixed rate.
     ticket: AtomicU64,
     start: Instant,
+}
+
+impl Phases {
+    /// Whether clients should end.
+    pub(super) fn over(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == DONE
+    }
+
+    /// Takes note of an operation that ended well now, if operations are counted.
+    pub(super) fn note(&self, outcome: &mut Outcome, start: Instant) {
+        if self.phase.load(Ordering::Relaxed) == COUNT {
+            outcome.latencies.saturating_record(start.elapsed().as_micros() as u64);
+        }
+    }
 }
 
 impl Load {
@@ -76,15 +91,10 @@ impl Load {
         if self.workload != Workload::Write || self.overwrite {
             self.fill(&connect(manager).await?).await?;
         }
-        let shared = Arc::new(Shared { phase: AtomicU8::new(WARM), ticket: AtomicU64::new(0), start: Instant::now() });
-        let threads = (0..self.clients)
-            .map(|n| {
-                let (load, manager, shared) = (self.clone(), manager.to_owned(), shared.clone());
-                let run = move || runtime()?.block_on(LocalSet::new().run_until(load.run_client(&manager, n, shared)));
-                std::thread::Builder::new().name(format!("client-{n}")).spawn(run).doing("start a client thread")
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Running { shared, threads, since: std::cell::Cell::new(None) })
+        Running::start(self.clients, |n, phases| {
+            let (load, manager) = (self.clone(), manager.to_owned());
+            move || runtime()?.block_on(LocalSet::new().run_until(load.run_client(&manager, n, phases)))
+        })
     }
 
     /// Writes every chunk once, whole.
@@ -103,13 +113,13 @@ impl Load {
         all(filling.collect()).await
     }
 
-    async fn run_client(self, manager: &str, n: u32, shared: Arc<Shared>) -> Result<Outcome> {
+    async fn run_client(self, manager: &str, n: u32, phases: Arc<Phases>) -> Result<Outcome> {
         let client = connect(manager).await?;
         let load = Arc::new(self);
         let tasks: Vec<_> = (0..load.depth)
             .map(|task| {
                 let seed = (u64::from(n) << 32) | u64::from(task);
-                tokio::task::spawn_local(load.clone().run_task(client.clone(), seed, shared.clone()))
+                tokio::task::spawn_local(load.clone().run_task(client.clone(), seed, phases.clone()))
             })
             .collect();
         let mut sum = Outcome::new();
@@ -119,17 +129,14 @@ impl Load {
         Ok(sum)
     }
 
-    async fn run_task(self: Arc<Self>, client: Client, seed: u64, shared: Arc<Shared>) -> Outcome {
+    async fn run_task(self: Arc<Self>, client: Client, seed: u64, phases: Arc<Phases>) -> Outcome {
         let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x00c0_ffee);
         let data = random_bytes(self.size, seed + 2);
         let mut outcome = Outcome::new();
-        while shared.phase.load(Ordering::Relaxed) != DONE {
-            let start = self.due(&shared).await;
-            let result = self.operation(&client, &mut rng, &data).await;
-            let counted = shared.phase.load(Ordering::Relaxed) == COUNT;
-            match result {
-                Ok(()) if counted => outcome.latencies.saturating_record(start.elapsed().as_micros() as u64),
-                Ok(()) => {}
+        while !phases.over() {
+            let start = self.due(&phases).await;
+            match self.operation(&client, &mut rng, &data).await {
+                Ok(()) => phases.note(&mut outcome, start),
                 Err(e) => {
                     outcome.errors += 1;
                     outcome.first_error.get_or_insert_with(|| e.to_string());
@@ -143,10 +150,10 @@ impl Load {
 
     /// When the next operation starts: now, or when the schedule says. Waiting too long for the timer is not the
     /// cluster's fault, so the clock of an operation that was on time starts when it is sent.
-    async fn due(&self, shared: &Shared) -> Instant {
+    async fn due(&self, phases: &Phases) -> Instant {
         let Some(rate) = self.rate else { return Instant::now() };
-        let ticket = shared.ticket.fetch_add(1, Ordering::Relaxed);
-        let due = shared.start + Duration::from_secs_f64(ticket as f64 / f64::from(rate));
+        let ticket = phases.ticket.fetch_add(1, Ordering::Relaxed);
+        let due = phases.start + Duration::from_secs_f64(ticket as f64 / f64::from(rate));
         if due <= Instant::now() {
             return due;
         }
@@ -206,15 +213,29 @@ async fn all<F: Future<Output = Result<()>>>(futures: Vec<F>) -> Result<()> {
 }
 
 impl Running {
+    /// Starts a thread per client, which runs what `make` gives for its number.
+    pub(super) fn start<F>(clients: u32, make: impl Fn(u32, Arc<Phases>) -> F) -> Result<Running>
+    where
+        F: FnOnce() -> Result<Outcome> + Send + 'static,
+    {
+        let phases = Arc::new(Phases { phase: AtomicU8::new(WARM), ticket: AtomicU64::new(0), start: Instant::now() });
+        let spawn = |n| {
+            let builder = std::thread::Builder::new().name(format!("client-{n}"));
+            builder.spawn(make(n, phases.clone())).doing("start a client thread")
+        };
+        let threads = (0..clients).map(spawn).collect::<Result<Vec<_>>>()?;
+        Ok(Running { phases, threads, since: std::cell::Cell::new(None) })
+    }
+
     /// Operations that end from now on are counted.
     pub(crate) fn count(&self) {
         self.since.set(Some(Instant::now()));
-        self.shared.phase.store(COUNT, Ordering::Relaxed);
+        self.phases.phase.store(COUNT, Ordering::Relaxed);
     }
 
     /// Operations that end from now on are not counted; returns how long they were.
     pub(crate) fn stop_counting(&self) -> Duration {
-        self.shared.phase.store(DONE, Ordering::Relaxed);
+        self.phases.phase.store(DONE, Ordering::Relaxed);
         self.since.get().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
@@ -233,7 +254,7 @@ impl Running {
 }
 
 impl Outcome {
-    fn new() -> Outcome {
+    pub(super) fn new() -> Outcome {
         let latencies = Histogram::new_with_bounds(1, LONGEST, 3).expect("the bounds and precision are in range");
         Outcome { latencies, errors: 0, first_error: None }
     }

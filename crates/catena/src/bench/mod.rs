@@ -3,69 +3,50 @@
 //! `catena bench craq` ([`craq`]) shows what more replicas bring to reads, `catena bench refill` ([`refill`]) how fast an
 //! empty disk is filled, `catena bench failover` ([`failover`]) what a client notices when nodes die.
 
+mod ceiling;
 mod craq;
 mod engine;
 mod failover;
 mod load;
+mod load_args;
 mod raw;
 mod refill;
 mod report;
+mod used;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use catena_client::{Client, ClientConfig};
-use catena_types::limits::{BLOCK, MAX_CHUNK};
 use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::cmd::{ShapeArgs, runtime, stop_signal, temporary_dir};
-use crate::cpu;
 use crate::fault::{Doing, Fault, Result};
 use crate::output::note;
 use crate::processes::{Cluster, Port};
-use crate::units::{bytes_short, parse_bytes, parse_chunk_size, parse_duration};
+use crate::units::bytes_short;
 
-use load::{Load, Outcome};
+use ceiling::Chain;
+use load::{Load, Running};
+use load_args::LoadArgs;
 use raw::Raw;
-use report::Line;
+use report::{Line, Part as Measured, Round};
+use used::Watch;
 
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    after_help = "Examples:\n  catena bench write --size 4KiB,64KiB,1MiB --depth 16\n  catena bench write --size 4KiB --overwrite --chunk-size 1MiB\n  catena bench mixed --size 64KiB --rate 2000 --duration 30s --json\n  catena bench read --manager 10.0.0.1:7400 --size 1MiB\n  catena bench engine --dir /path/on/the/disk\n  catena bench failover --kills 20\n\nWithout --manager a cluster is started in --dir for the run. Latencies at a fixed --rate count from when an operation\nwas due, so that a stall is not hidden by the operations it kept from being sent."
+    after_help = "Examples:\n  catena bench write --size 4KiB,64KiB,1MiB --depth 1,16\n  catena bench write --size 4KiB --overwrite --chunk-size 1MiB\n  catena bench mixed --size 64KiB --rate 2000 --duration 30s --json\n  catena bench read --manager 10.0.0.1:7400 --size 1MiB\n  catena bench engine --dir /path/on/the/disk\n  catena bench failover --kills 20\n\nWithout --manager a cluster is started in --dir for the run, and a bare chain of as many processes beside it, in turns with\nit: the ceiling. Latencies at a fixed --rate count from when an operation was due, so that a stall is not hidden by the\noperations it kept from being sent."
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
     part: Option<Part>,
-    /// What is done
-    #[arg(value_enum, default_value_t = Workload::Write)]
-    workload: Workload,
-    /// Bytes per operation; several with commas between
-    #[arg(long, value_delimiter = ',', default_value = "4KiB,64KiB,1MiB", value_parser = parse_bytes, value_name = "BYTES")]
-    size: Vec<u64>,
-    /// Operations in flight per client
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    depth: u32,
-    /// Clients, each with a thread and connections of its own
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
-    clients: u32,
-    /// Measured time per size; a fifth of it is run before and not counted
-    #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "DURATION")]
-    duration: Duration,
-    /// Operations per second to send, over all clients (default: the next one when one ends)
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    rate: Option<u32>,
-    /// Write and read within larger chunks, at random blocks
-    #[arg(long)]
-    overwrite: bool,
-    /// Chunk size (default: the operation's size, or 1MiB with --overwrite)
-    #[arg(long, value_parser = parse_chunk_size, value_name = "BYTES")]
-    chunk_size: Option<u32>,
-    /// Bytes of chunks the operations are spread over
-    #[arg(long, default_value = "512MiB", value_parser = parse_bytes, value_name = "BYTES")]
-    working_set: u64,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Rounds: in each the raw limits, the ceiling and the cluster in turns
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
     /// Disk to compare with, and where a cluster of its own is started (default: where temporary files go)
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -74,7 +55,7 @@ pub(crate) struct Args {
     manager: Option<String>,
     #[command(flatten)]
     shape: ShapeArgs,
-    /// Print one line of JSON per size
+    /// Print one line of JSON per size and depth
     #[arg(long)]
     json: bool,
 }
@@ -82,6 +63,10 @@ pub(crate) struct Args {
 /// What is measured by itself.
 #[derive(Debug, clap::Subcommand)]
 enum Part {
+    /// What this machine does at best for the same work, without protocol, index and journal
+    Ceiling(ceiling::Args),
+    #[command(hide = true)]
+    CeilingNode(ceiling::node::Args),
     /// One target without a cluster, beside the raw disk
     Engine(engine::Args),
     /// Reads at one replica and at more, alone and beside writes of the same chunks
@@ -104,22 +89,26 @@ pub(crate) enum Workload {
     Mixed,
 }
 
-/// What is measured against: a cluster that was there, or one started for this run.
+/// What is measured: a cluster that was there, or one started for this run.
 struct Subject {
     manager: String,
     pids: Vec<u32>,
     replicas: usize,
+    /// What it is held against, in turns with it: only for a cluster of this run.
+    ceiling: Option<Chain>,
 }
 
 pub(crate) fn run(mut args: Args) -> Result<()> {
     match args.part.take() {
+        Some(Part::Ceiling(args)) => return ceiling::run(&args),
+        Some(Part::CeilingNode(args)) => return ceiling::node::run(&args),
         Some(Part::Engine(args)) => return engine::run(args),
         Some(Part::Craq(args)) => return craq::run(&args),
         Some(Part::Refill(args)) => return refill::run(&args),
         Some(Part::Failover(args)) => return failover::run(&args),
         None => {}
     }
-    let loads = args.loads()?;
+    let loads = args.load.loads()?;
     in_a_directory(args.dir.as_deref(), "bench", async |dir| on_a_cluster(&args, &loads, dir).await)
 }
 
@@ -139,13 +128,20 @@ fn in_a_directory<T>(parent: Option<&Path>, name: &str, measure: impl AsyncFnOnc
 async fn on_a_cluster(args: &Args, loads: &[Load], dir: &Path) -> Result<()> {
     if let Some(manager) = &args.manager {
         let replicas = replicas(&Client::connect(ClientConfig::new(manager.as_str())).await?);
-        return measure_all(args, loads, dir, &Subject { manager: manager.clone(), pids: Vec::new(), replicas }).await;
+        let subject = Subject { manager: manager.clone(), pids: Vec::new(), replicas, ceiling: None };
+        return measure_all(args, loads, dir, &subject).await;
     }
     let shape = args.shape.shape()?;
+    let flush = shape.store.flushes();
     note(format_args!("starting {} nodes and a manager in {} ...", shape.nodes, dir.display()));
     let cluster = Cluster::start(&dir.join("cluster"), shape, Port::Any, "warn").await?;
     let replicas = replicas(&cluster.client().await?);
-    let subject = Subject { manager: cluster.manager_addr(), pids: cluster.node_pids(), replicas };
+    // A schedule says what is sent, not what could be.
+    let ceiling = match args.load.has_rate() {
+        true => None,
+        false => Some(Chain::start(&dir.join("bare"), replicas, flush, loads).await?),
+    };
+    let subject = Subject { manager: cluster.manager_addr(), pids: cluster.node_pids(), replicas, ceiling };
     let measured = measure_all(args, loads, dir, &subject).await;
     cluster.stop().await?;
     measured
@@ -159,13 +155,15 @@ fn replicas(client: &Client) -> usize {
 async fn measure_all(args: &Args, loads: &[Load], dir: &Path, subject: &Subject) -> Result<()> {
     let mut lines = Vec::new();
     for load in loads {
-        note(format_args!("{:?} of {}: raw limits, then {:?} ...", load.workload, bytes_short(load.size), load.duration));
-        // The disk is known only if the cluster is ours, or the user said where it is.
-        let disk = (args.manager.is_none() || args.dir.is_some()).then(|| dir.to_owned());
-        let probe = load.clone();
-        let raw =
-            tokio::task::spawn_blocking(move || Raw::measure(disk.as_deref(), &probe)).await.doing("measure the machine")??;
-        let line = measure(load, subject, raw).await?;
+        let (size, depth, rounds) = (bytes_short(load.size), load.depth, args.rounds);
+        note(format_args!("{:?} of {size}, {depth} in flight: {rounds} rounds of {:?} ...", load.workload, load.duration));
+        let mut measured = Vec::new();
+        for _ in 0..args.rounds {
+            // The disk is known only if the cluster is ours, or the user said where it is.
+            let disk = (args.manager.is_none() || args.dir.is_some()).then(|| dir.to_owned());
+            measured.push(round(load, subject, disk).await?);
+        }
+        let line = Line::new(load, subject.replicas, &measured);
         if args.json {
             crate::output::json(&line)?;
         }
@@ -177,46 +175,26 @@ async fn measure_all(args: &Args, loads: &[Load], dir: &Path, subject: &Subject)
     Ok(())
 }
 
-async fn measure(load: &Load, subject: &Subject, raw: Raw) -> Result<Line> {
-    let running = load.start(&subject.manager).await?;
-    tokio::time::sleep(load.duration / 5).await;
-    let nodes = || subject.pids.iter().map(|&pid| cpu::used(pid)).sum::<Duration>();
-    let (client_before, nodes_before) = (cpu::used_here(), nodes());
-    running.count();
-    tokio::time::sleep(load.duration).await;
-    let counted = running.stop_counting();
-    let (client, nodes) = (cpu::used_here() - client_before, nodes().saturating_sub(nodes_before));
-    let outcome: Outcome = running.finish().await?;
-    let nodes = (!subject.pids.is_empty()).then_some(nodes);
-    Ok(Line::new(load, subject.replicas, &outcome, counted, client, nodes, raw))
+/// The raw limits, the ceiling, and the cluster: one after the other.
+async fn round(load: &Load, subject: &Subject, disk: Option<PathBuf>) -> Result<Round> {
+    let probe = load.clone();
+    let raw = tokio::task::spawn_blocking(move || Raw::measure(disk.as_deref(), &probe)).await.doing("measure the machine")??;
+    let ceiling = match &subject.ceiling {
+        Some(chain) => Some(measure(load, chain.load(load)?, &chain.pids()).await?),
+        None => None,
+    };
+    let cluster = measure(load, load.start(&subject.manager).await?, &subject.pids).await?;
+    Ok(Round { raw, ceiling, cluster })
 }
 
-impl Args {
-    /// One load per size, checked.
-    fn loads(&self) -> Result<Vec<Load>> {
-        self.size.iter().map(|&size| self.load(size)).collect()
-    }
-
-    fn load(&self, size: u64) -> Result<Load> {
-        let fits = u32::try_from(size).ok().filter(|&s| s > 0 && s <= MAX_CHUNK);
-        let size = fits.ok_or_else(|| Fault::usage(format!("--size {size}: an operation has 1 to {MAX_CHUNK} bytes")))?;
-        let least = size.next_multiple_of(BLOCK);
-        let default = if self.overwrite { least.max(1 << 20) } else { least };
-        let chunk_size = self.chunk_size.unwrap_or(default);
-        if chunk_size < size {
-            return Err(Fault::usage(format!("--chunk-size {chunk_size} is smaller than --size {size}")));
-        }
-        let chunks = self.working_set / u64::from(chunk_size);
-        Ok(Load {
-            workload: self.workload,
-            size,
-            chunk_size,
-            overwrite: self.overwrite,
-            chunks: chunks.clamp(1, 1 << 20),
-            depth: self.depth,
-            clients: self.clients,
-            rate: self.rate,
-            duration: self.duration,
-        })
-    }
+/// Counts what clients that run do in the load's time, and what they and the processes `nodes` use.
+async fn measure(load: &Load, running: Running, nodes: &[u32]) -> Result<Measured> {
+    tokio::time::sleep(load.duration / 5).await;
+    let (client, watched) = (Watch::start(&[std::process::id()]), Watch::start(nodes));
+    running.count();
+    tokio::time::sleep(load.duration).await;
+    let time = running.stop_counting();
+    let (client, watched) = (client.end(), watched.end());
+    let nodes = (!nodes.is_empty()).then_some(watched);
+    Ok(Measured { outcome: running.finish().await?, time, client, nodes })
 }

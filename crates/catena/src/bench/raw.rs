@@ -16,10 +16,11 @@ use super::Workload;
 use super::load::{Load, Rng};
 use crate::fault::{Doing, Fault, Result};
 
-/// Time for the disk, for TCP and for the checksum.
+/// Time for the disk, for TCP, for the checksum and for round trips.
 const DISK: Duration = Duration::from_millis(1500);
 const TCP: Duration = Duration::from_millis(500);
 const CRC: Duration = Duration::from_millis(200);
+const ROUND_TRIPS: Duration = Duration::from_millis(200);
 /// Most threads on the disk.
 const THREADS: u32 = 64;
 /// Bytes of the file the disk is measured on.
@@ -36,6 +37,8 @@ pub(crate) struct Raw {
     pub(crate) tcp: f64,
     /// Bytes per second of CRC-32C, one thread.
     pub(crate) crc: f64,
+    /// Microseconds there and back of a message of 64 bytes over loopback, between two threads that wait for it.
+    pub(crate) round_trip_us: f64,
 }
 
 /// O_DIRECT on a preallocated file: writes with an fdatasync behind each, or reads.
@@ -53,7 +56,7 @@ impl Raw {
     /// Measures; `disk` is a directory on the disk in question.
     pub(crate) fn measure(disk: Option<&Path>, load: &Load) -> Result<Raw> {
         let disk = disk.map(|dir| measure_disk(dir, load)).transpose()?.flatten();
-        Ok(Raw { disk, tcp: measure_tcp()?, crc: measure_crc() })
+        Ok(Raw { disk, tcp: measure_tcp()?, crc: measure_crc(), round_trip_us: measure_round_trip()? })
     }
 }
 
@@ -66,7 +69,7 @@ fn measure_disk(dir: &Path, load: &Load) -> Result<Option<Disk>> {
     let size = (load.size as usize).next_multiple_of(ALIGN);
     let depth = (load.depth * load.clients).min(THREADS);
     let arena = Arena::new(size * depth as usize + 2 * PIECE);
-    let measured = fill(&file, &arena).and_then(|()| {
+    let measured = fill(&file, &arena, FILE).and_then(|()| {
         let start = Instant::now();
         let workers = (0..depth).map(|n| buffer(&arena, size).map(|b| (n, b))).collect::<Result<Vec<_>>>()?;
         let ops: Result<u64> = std::thread::scope(|scope| {
@@ -92,10 +95,10 @@ fn buffer(arena: &Arena, len: usize) -> Result<AlignedBuf> {
     Ok(buf)
 }
 
-/// Writes the file once, so that no operation makes the file system allocate.
-fn fill(file: &File, arena: &Arena) -> Result<()> {
+/// Writes `size` bytes (whole MiB) of the file once, so that no operation makes the file system allocate.
+pub(super) fn fill(file: &File, arena: &Arena, size: u64) -> Result<()> {
     let buf = buffer(arena, PIECE)?;
-    for at in (0..FILE).step_by(PIECE) {
+    for at in (0..size).step_by(PIECE) {
         file.write_all_at(&buf, at).doing("write the file the disk is measured on")?;
     }
     file.sync_all().doing("sync the file the disk is measured on")
@@ -120,15 +123,12 @@ fn exercise(file: &File, workload: Workload, n: u32, mut buf: AlignedBuf, start:
 
 /// Bytes per second from one thread to another.
 fn measure_tcp() -> Result<f64> {
-    let listener = TcpListener::bind("127.0.0.1:0").doing("listen on loopback")?;
-    let addr = listener.local_addr().doing("listen on loopback")?;
+    let (mut stream, mut there) = loopback()?;
     let reader = std::thread::spawn(move || -> std::io::Result<()> {
-        let (mut stream, _) = listener.accept()?;
         let mut buf = vec![0; PIECE];
-        while stream.read(&mut buf)? > 0 {}
+        while there.read(&mut buf)? > 0 {}
         Ok(())
     });
-    let mut stream = TcpStream::connect(addr).doing("connect over loopback")?;
     let buf = vec![7; PIECE];
     let (start, mut sent) = (Instant::now(), 0_u64);
     while start.elapsed() < TCP {
@@ -139,6 +139,41 @@ fn measure_tcp() -> Result<f64> {
     let joined = reader.join().map_err(|_| Fault::new("the loopback reader panicked"))?;
     joined.doing("read over loopback")?;
     Ok(sent as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Microseconds from one thread to another and back.
+fn measure_round_trip() -> Result<f64> {
+    let (mut here, mut there) = loopback()?;
+    let echo = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut message = [0; 64];
+        while there.read_exact(&mut message).is_ok() {
+            there.write_all(&message)?;
+        }
+        Ok(())
+    });
+    let (start, mut trips, mut message) = (Instant::now(), 0_u64, [0; 64]);
+    while start.elapsed() < ROUND_TRIPS {
+        here.write_all(&message).and_then(|()| here.read_exact(&mut message)).doing("send over loopback and back")?;
+        trips += 1;
+    }
+    let taken = start.elapsed().as_secs_f64();
+    drop(here);
+    let joined = echo.join().map_err(|_| Fault::new("the loopback echo panicked"))?;
+    joined.doing("answer over loopback")?;
+    Ok(taken * 1e6 / trips.max(1) as f64)
+}
+
+/// A connection over loopback, both ends, without delay for small messages.
+fn loopback() -> Result<(TcpStream, TcpStream)> {
+    let open = || -> std::io::Result<_> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let here = TcpStream::connect(listener.local_addr()?)?;
+        let (there, _) = listener.accept()?;
+        here.set_nodelay(true)?;
+        there.set_nodelay(true)?;
+        Ok((here, there))
+    };
+    open().doing("connect over loopback")
 }
 
 /// Bytes per second that are in the cache.

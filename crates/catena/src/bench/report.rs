@@ -1,28 +1,45 @@
-//! What a bench prints: one line per size, each number beside the raw limit it can be held against.
+//! What a bench prints: one line per size and depth, each number beside the limit it can be held against. Rates and ratios are
+//! medians of the rounds; latencies, processor time and calls are those of all rounds together.
 
 use std::time::Duration;
 
 use comfy_table::Cell;
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::Workload;
 use super::load::{Load, Outcome};
-use super::raw::Raw;
+use super::raw::{Disk, Raw};
+use super::used::Used;
 use crate::output::{self, dim, say};
-use crate::units::{bytes_short, grouped};
+use crate::units::{bytes_short, grouped, median};
 
-/// One measurement. Latencies and CPU times in microseconds.
+/// One round: the raw limits, then the ceiling, then the cluster.
+pub(super) struct Round {
+    pub(super) raw: Raw,
+    pub(super) ceiling: Option<Part>,
+    pub(super) cluster: Part,
+}
+
+/// What was measured of the ceiling or of the cluster.
+pub(super) struct Part {
+    pub(super) outcome: Outcome,
+    /// How long operations were counted.
+    pub(super) time: Duration,
+    pub(super) client: Used,
+    /// All nodes together; unknown for a cluster that was there before.
+    pub(super) nodes: Option<Used>,
+}
+
+impl Part {
+    fn rate(&self) -> f64 {
+        self.outcome.latencies.len() as f64 / self.time.as_secs_f64().max(1e-9)
+    }
+}
+
+/// A cluster or its ceiling under one load. Latencies in microseconds.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Line {
-    workload: Workload,
-    size: u32,
-    chunk_size: u32,
-    overwrite: bool,
-    depth: u32,
-    clients: u32,
-    rate: Option<u32>,
-    replicas: usize,
-    seconds: f64,
+pub(super) struct Figures {
     ops: u64,
     errors: u64,
     first_error: Option<String>,
@@ -32,8 +49,62 @@ pub(crate) struct Line {
     p99_us: u64,
     p999_us: u64,
     max_us: u64,
-    cpu_client_us: f64,
-    cpu_nodes_us: Option<f64>,
+    /// Per operation.
+    client: Used,
+    /// Per operation, all nodes together.
+    nodes: Option<Used>,
+}
+
+impl Figures {
+    pub(super) fn new(size: u32, rounds: &[&Part]) -> Figures {
+        let mut latencies = Histogram::<u64>::new(3).expect("a precision of 3 digits is in range");
+        for round in rounds {
+            latencies.add(&round.outcome.latencies).expect("it grows as it must");
+        }
+        let ops = latencies.len();
+        let ops_per_second = median(rounds.iter().map(|round| round.rate()));
+        let nodes: Option<Vec<Used>> = rounds.iter().map(|round| round.nodes).collect();
+        Figures {
+            ops,
+            errors: rounds.iter().map(|round| round.outcome.errors).sum(),
+            first_error: rounds.iter().find_map(|round| round.outcome.first_error.clone()),
+            ops_per_second,
+            bytes_per_second: ops_per_second * f64::from(size),
+            p50_us: latencies.value_at_quantile(0.5),
+            p99_us: latencies.value_at_quantile(0.99),
+            p999_us: latencies.value_at_quantile(0.999),
+            max_us: latencies.max(),
+            client: rounds.iter().map(|round| round.client).reduce(Used::and).unwrap_or_default().per(ops),
+            nodes: nodes.and_then(|nodes| nodes.into_iter().reduce(Used::and)).map(|used| used.per(ops)),
+        }
+    }
+
+    /// Processor time per operation of everybody, in microseconds.
+    fn cpu_us(&self) -> Option<f64> {
+        Some(self.client.cpu_us + self.nodes?.cpu_us)
+    }
+}
+
+/// One load, over all rounds.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Line {
+    workload: Workload,
+    size: u32,
+    chunk_size: u32,
+    overwrite: bool,
+    depth: u32,
+    clients: u32,
+    rate: Option<u32>,
+    replicas: usize,
+    rounds: usize,
+    seconds: f64,
+    #[serde(flatten)]
+    cluster: Figures,
+    ceiling: Option<Figures>,
+    /// Operations per second, as a part of the ceiling's.
+    of_ceiling: Option<f64>,
+    /// Processor time of everybody per operation, as a multiple of the ceiling's.
+    cpu_of_ceiling: Option<f64>,
     raw: Raw,
     /// Operations per second, as a part of what the raw disk does.
     of_disk: Option<f64>,
@@ -44,21 +115,15 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(
-        load: &Load,
-        replicas: usize,
-        outcome: &Outcome,
-        counted: Duration,
-        client: Duration,
-        nodes: Option<Duration>,
-        raw: Raw,
-    ) -> Line {
-        let latencies = &outcome.latencies;
-        let (ops, seconds) = (latencies.len(), counted.as_secs_f64().max(1e-9));
-        let per_op = |time: Duration| time.as_secs_f64() * 1e6 / ops.max(1) as f64;
-        let ops_per_second = ops as f64 / seconds;
-        let bytes_per_second = ops_per_second * f64::from(load.size);
-        let of_disk = raw.disk.map(|disk| ops_per_second / disk.ops);
+    pub(super) fn new(load: &Load, replicas: usize, rounds: &[Round]) -> Line {
+        let cluster = Figures::new(load.size, &rounds.iter().map(|round| &round.cluster).collect::<Vec<_>>());
+        let ceiling: Option<Vec<&Part>> = rounds.iter().map(|round| round.ceiling.as_ref()).collect();
+        let ceiling = ceiling.map(|parts| Figures::new(load.size, &parts));
+        let ratio = |of: &dyn Fn(&Round) -> Option<f64>| {
+            let ratios: Option<Vec<f64>> = rounds.iter().map(|round| Some(round.cluster.rate() / of(round)?)).collect();
+            ratios.map(|ratios| median(ratios.into_iter()))
+        };
+        let of_disk = ratio(&|round| round.raw.disk.map(|disk| disk.ops));
         // On average, over reads (one replica) and writes (all of them).
         let copies = match load.workload {
             Workload::Write => replicas as f64,
@@ -74,23 +139,30 @@ impl Line {
             clients: load.clients,
             rate: load.rate,
             replicas,
-            seconds,
-            ops,
-            errors: outcome.errors,
-            first_error: outcome.first_error.clone(),
-            ops_per_second,
-            bytes_per_second,
-            p50_us: latencies.value_at_quantile(0.5),
-            p99_us: latencies.value_at_quantile(0.99),
-            p999_us: latencies.value_at_quantile(0.999),
-            max_us: latencies.max(),
-            cpu_client_us: per_op(client),
-            cpu_nodes_us: nodes.map(per_op),
-            raw,
+            rounds: rounds.len(),
+            seconds: load.duration.as_secs_f64(),
+            of_ceiling: ratio(&|round| round.ceiling.as_ref().map(Part::rate)),
+            cpu_of_ceiling: ceiling.as_ref().and_then(|ceiling| Some(cluster.cpu_us()? / ceiling.cpu_us()?)),
             of_disk,
             of_disk_all_replicas: of_disk.map(|part| part * copies),
-            of_tcp: bytes_per_second / raw.tcp,
+            of_tcp: ratio(&|round| Some(round.raw.tcp / f64::from(load.size))).unwrap_or_default(),
+            raw: middle(rounds),
+            cluster,
+            ceiling,
         }
+    }
+}
+
+/// The medians of the raw limits.
+fn middle(rounds: &[Round]) -> Raw {
+    let raws = || rounds.iter().map(|round| round.raw);
+    let disk = |of: fn(Disk) -> f64| median(raws().filter_map(|raw| raw.disk).map(of));
+    let first = raws().find_map(|raw| raw.disk);
+    Raw {
+        disk: first.map(|first| Disk { ops: disk(|d| d.ops), bytes: disk(|d| d.bytes), ..first }),
+        tcp: median(raws().map(|raw| raw.tcp)),
+        crc: median(raws().map(|raw| raw.crc)),
+        round_trip_us: median(raws().map(|raw| raw.round_trip_us)),
     }
 }
 
@@ -98,21 +170,21 @@ fn percent(part: Option<f64>) -> String {
     part.map_or("-".to_owned(), |p| format!("{:.0} %", p * 100.0))
 }
 
+fn tenths(number: Option<f64>) -> String {
+    number.map_or("-".to_owned(), |n| format!("{n:.1}"))
+}
+
 /// The table for people.
-pub(crate) fn show(lines: &[Line]) {
+pub(super) fn show(lines: &[Line]) {
     let Some(first) = lines.first() else { return };
     let loop_ = first.rate.map_or("closed loop".to_owned(), |rate| format!("{rate} operations/s"));
-    say!(
-        "{:?}, {} replicas, {} x {} in flight, {loop_}, {:.1} s each",
-        first.workload,
-        first.replicas,
-        first.clients,
-        first.depth,
-        first.seconds
-    );
+    let clients = if first.clients == 1 { "1 client".to_owned() } else { format!("{} clients", first.clients) };
+    let (workload, replicas, rounds, seconds) = (first.workload, first.replicas, first.rounds, first.seconds);
+    say!("{workload:?}, {replicas} replicas, {clients}, {loop_}, medians of {rounds} rounds of {seconds:.1} s");
     let head = [
         "SIZE",
         "CHUNK",
+        "DEPTH",
         "OPS/S",
         "MB/S",
         "P50 µs",
@@ -120,43 +192,90 @@ pub(crate) fn show(lines: &[Line]) {
         "P99.9 µs",
         "CPU µs/OP CLIENT",
         "NODES",
+        "SYSCALLS/OP",
+        "SWITCHES/OP",
         "ERRORS",
+        "CEILING OPS/S",
+        "OF IT",
+        "CPU x",
         "RAW DISK OPS/S",
         "OF IT",
         "x REPLICAS",
-        "OF TCP",
     ];
-    let mut table = output::table(&head, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
+    let mut table = output::table(&head, &std::array::from_fn::<usize, 19, _>(|n| n));
     for line in lines {
-        table.add_row(
-            [
-                bytes_short(line.size),
-                bytes_short(line.chunk_size),
-                grouped(line.ops_per_second as u64),
-                format!("{:.1}", line.bytes_per_second / 1e6),
-                grouped(line.p50_us),
-                grouped(line.p99_us),
-                grouped(line.p999_us),
-                format!("{:.1}", line.cpu_client_us),
-                line.cpu_nodes_us.map_or("-".to_owned(), |us| format!("{us:.1}")),
-                line.errors.to_string(),
-                line.raw.disk.map_or("-".to_owned(), |disk| grouped(disk.ops as u64)),
-                percent(line.of_disk),
-                percent(line.of_disk_all_replicas),
-                percent(Some(line.of_tcp)),
-            ]
-            .map(Cell::new),
-        );
+        table.add_row(line.cells().map(Cell::new));
     }
     output::print_table(&table, "  ");
+    footnotes(lines, first);
+}
+
+impl Line {
+    fn cells(&self) -> [String; 19] {
+        let cluster = &self.cluster;
+        [
+            bytes_short(self.size),
+            bytes_short(self.chunk_size),
+            self.depth.to_string(),
+            grouped(cluster.ops_per_second as u64),
+            format!("{:.1}", cluster.bytes_per_second / 1e6),
+            grouped(cluster.p50_us),
+            grouped(cluster.p99_us),
+            grouped(cluster.p999_us),
+            format!("{:.1}", cluster.client.cpu_us),
+            tenths(cluster.nodes.map(|used| used.cpu_us)),
+            tenths(cluster.nodes.and_then(|used| used.syscalls)),
+            tenths(cluster.nodes.and_then(|used| used.switches)),
+            cluster.errors.to_string(),
+            self.ceiling.as_ref().map_or("-".to_owned(), |ceiling| grouped(ceiling.ops_per_second as u64)),
+            percent(self.of_ceiling),
+            self.cpu_of_ceiling.map_or("-".to_owned(), |times| format!("{times:.2}")),
+            self.raw.disk.map_or("-".to_owned(), |disk| grouped(disk.ops as u64)),
+            percent(self.of_disk),
+            percent(self.of_disk_all_replicas),
+        ]
+    }
+}
+
+fn footnotes(lines: &[Line], first: &Line) {
     let raw = &first.raw;
     let behind = if first.workload == Workload::Read { "" } else { " + fdatasync" };
     let disk =
-        raw.disk.map_or(String::new(), |disk| format!("disk: O_DIRECT{behind} at the same size, {} in flight; ", disk.depth));
-    let rates = format!("{disk}TCP over loopback {:.0} MB/s; CRC-32C {:.0} MB/s", raw.tcp / 1e6, raw.crc / 1e6);
+        raw.disk.map_or(String::new(), |_| format!("disk: O_DIRECT{behind} at the same size and depth, at most 64 in flight; "));
+    let (tcp, crc, trip) = (raw.tcp / 1e6, raw.crc / 1e6, raw.round_trip_us);
+    let rates = format!("{disk}TCP over loopback {tcp:.0} MB/s, {trip:.0} µs there and back; CRC-32C {crc:.0} MB/s");
     say!("  {}", dim(format_args!("raw limits, measured in the same run: {rates}")));
-    for line in lines.iter().filter(|line| line.errors > 0) {
-        let error = line.first_error.as_deref().unwrap_or("");
-        say!("  {} errors at {}, the first: {error}", line.errors, bytes_short(line.size));
+    if first.ceiling.is_some() {
+        let what =
+            "bare processes in a chain that receive, checksum, write and forward; CPU x: of client and nodes per operation";
+        say!("  {}", dim(format_args!("ceiling: {what}")));
     }
+    for line in lines.iter().filter(|line| line.cluster.errors > 0) {
+        let error = line.cluster.first_error.as_deref().unwrap_or("");
+        let (size, depth) = (bytes_short(line.size), line.depth);
+        say!("  {} errors at {size}, {depth} in flight, the first: {error}", line.cluster.errors);
+    }
+}
+
+/// The ceiling by itself, one line per size and depth.
+pub(super) fn show_ceiling(replicas: usize, lines: &[(Load, Figures)]) {
+    say!("The bare chain: {replicas} processes that receive, checksum, write and forward");
+    let head = ["SIZE", "DEPTH", "OPS/S", "MB/S", "P50 µs", "P99 µs", "CPU µs/OP CLIENT", "NODES", "SYSCALLS/OP", "SWITCHES/OP"];
+    let mut table = output::table(&head, &std::array::from_fn::<usize, 10, _>(|n| n));
+    for (load, figures) in lines {
+        let cells = [
+            bytes_short(load.size),
+            load.depth.to_string(),
+            grouped(figures.ops_per_second as u64),
+            format!("{:.1}", figures.bytes_per_second / 1e6),
+            grouped(figures.p50_us),
+            grouped(figures.p99_us),
+            format!("{:.1}", figures.client.cpu_us),
+            tenths(figures.nodes.map(|used| used.cpu_us)),
+            tenths(figures.nodes.and_then(|used| used.syscalls)),
+            tenths(figures.nodes.and_then(|used| used.switches)),
+        ];
+        table.add_row(cells.map(Cell::new));
+    }
+    output::print_table(&table, "  ");
 }

@@ -74,14 +74,18 @@ impl Service {
         if let Some(path) = &self.config {
             tracing::info!("settings from {}", path.display());
         }
-        let Some(parent) = self.die_with_parent else { return Ok(()) };
-        set_parent_process_death_signal(Some(Signal::TERM)).doing("follow the parent process")?;
-        // It may have ended before the line above: nobody would tell us.
-        if getppid().map(|pid| Pid::as_raw(Some(pid))) != i32::try_from(parent).ok() {
-            return Err(Fault::new(format!("the parent process {parent} is gone")));
-        }
-        Ok(())
+        self.die_with_parent.map_or(Ok(()), follow_parent)
     }
+}
+
+/// Ends this process with SIGTERM when process `parent` is gone.
+pub(crate) fn follow_parent(parent: u32) -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::TERM)).doing("follow the parent process")?;
+    // It may have ended before the line above: nobody would tell us.
+    if getppid().map(|pid| Pid::as_raw(Some(pid))) != i32::try_from(parent).ok() {
+        return Err(Fault::new(format!("the parent process {parent} is gone")));
+    }
+    Ok(())
 }
 
 /// Tells the supervisor that started this process, if it wants to know, that it is ready (systemd's `Type=notify`).

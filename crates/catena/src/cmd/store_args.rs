@@ -58,6 +58,11 @@ impl From<Promise> for Durability {
 }
 
 impl StoreArgs {
+    /// Whether an acknowledgement waits for the medium.
+    pub(crate) fn flushes(self) -> bool {
+        self.durability == Promise::Flush
+    }
+
     /// As options of another command.
     pub(crate) fn options(self) -> [(&'static str, String); 2] {
         let word = |value: Option<clap::builder::PossibleValue>| value.map_or_else(String::new, |v| v.get_name().to_owned());

@@ -18,12 +18,12 @@ use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 
 use super::drive::Target;
-use super::report::{OpenLine, median};
+use super::report::OpenLine;
 use super::work::{Kind, Plan, Work};
 use super::{Args, BUFFERS, Stop, WORKS};
 use crate::fault::{Doing, Fault, Result};
 use crate::output::note;
-use crate::units::grouped;
+use crate::units::{grouped, median};
 
 /// One block under every key.
 const SMALL: Work = Work { name: "open", kind: Kind::New, size: BLOCK, chunk_size: BLOCK, depth: 256, ..WORKS[0] };

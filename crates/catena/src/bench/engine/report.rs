@@ -12,7 +12,7 @@ use super::open::Opened;
 use super::tally::Tally;
 use super::work::{Kind, Work};
 use crate::output::{self, Tone, cell, dim, say};
-use crate::units::grouped;
+use crate::units::{grouped, median};
 
 /// Processors used by others above which a measurement is doubtful.
 const DISTURBED: f64 = 0.2;
@@ -185,13 +185,6 @@ impl OpenLine {
             met: seconds <= seconds_bar && bytes_per_chunk <= CHUNK_MEMORY,
         }
     }
-}
-
-/// The middle one; of an even number, the lower of the two.
-pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The tables for people.
