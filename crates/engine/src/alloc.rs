@@ -29,8 +29,10 @@ pub(crate) struct Allocator {
     total: u64,
     free: u64,
     cursor: u64,
-    /// No block from here on was ever taken.
+    /// No block from here on was ever taken for data.
     reach: u64,
+    /// Blocks from `reach` to here are prepared, or are held for it.
+    ready: u64,
 }
 
 impl Allocator {
@@ -48,7 +50,7 @@ impl Allocator {
         {
             *last = !0 << (words.len() % 64);
         }
-        Allocator { words, full, total, free: total, cursor: 0, reach: 0 }
+        Allocator { words, full, total, free: total, cursor: 0, reach: 0, ready: 0 }
     }
 
     /// Blocks in all.
@@ -147,6 +149,32 @@ impl Allocator {
         self.next_run(run.disk, run.len) == Some(run)
     }
 
+    /// What should be prepared next, so that `ahead` blocks behind those used before are: at most `most` of them.
+    pub(crate) fn unprepared(&self, ahead: u64, most: u32) -> Option<Run> {
+        let start = self.ready.max(self.reach);
+        let end = (self.reach + ahead).min(self.total).min(start + u64::from(most));
+        // When little is left, all of it is needed.
+        (start < end && self.free > 8 * ahead).then(|| Run { disk: start, len: (end - start) as u32 })
+    }
+
+    /// Takes what is to be prepared now.
+    pub(crate) fn hold(&mut self, run: Run) {
+        let free = self.fill(run);
+        debug_assert!(free, "nobody has used it");
+        self.ready = run.disk + u64::from(run.len);
+    }
+
+    /// Frees what [`Allocator::hold`] took.
+    pub(crate) fn prepared(&mut self, run: Run) {
+        let held = self.clear(run);
+        debug_assert!(held, "it was held");
+    }
+
+    /// Free blocks among those used before.
+    pub(crate) fn spare(&self) -> u64 {
+        self.reach.saturating_sub(self.total - self.free)
+    }
+
     fn find_whole(&self, want: u32) -> Option<Run> {
         let limit = if self.has_spare(want) { self.reach } else { self.total };
         self.find_below(limit, want).or_else(|| self.next_run(self.reach, want).filter(|run| run.len == want))
@@ -154,8 +182,7 @@ impl Allocator {
 
     /// Whether there is enough among the blocks used before: a quarter of them free, or more.
     fn has_spare(&self, want: u32) -> bool {
-        let free = self.reach.saturating_sub(self.total - self.free);
-        free >= SPARE.max(self.reach / 4) + u64::from(want)
+        self.spare() >= SPARE.max(self.reach / 4) + u64::from(want)
     }
 
     fn find_below(&self, limit: u64, want: u32) -> Option<Run> {
@@ -224,6 +251,11 @@ impl Allocator {
 
     /// Takes exactly this run; `false` (with nothing promised about what was taken) if any of it is taken or outside.
     pub(crate) fn set(&mut self, run: Run) -> bool {
+        self.reach = self.reach.max(run.disk.saturating_add(run.len.into()).min(self.total));
+        self.fill(run)
+    }
+
+    fn fill(&mut self, run: Run) -> bool {
         self.change(
             run,
             |word, mask| {
@@ -256,7 +288,6 @@ impl Allocator {
 
     fn change(&mut self, run: Run, f: impl Fn(&mut u64, u64) -> bool, sign: i64) -> bool {
         let Some(end) = run.disk.checked_add(u64::from(run.len)).filter(|&end| end <= self.total) else { return false };
-        self.reach = self.reach.max(end);
         let mut at = run.disk;
         while at < end {
             let (word, bit) = ((at / 64) as usize, at % 64);

@@ -267,7 +267,7 @@ fn a_move_gives_way() {
 #[test]
 fn freed_space_is_given_back() {
     let mut bed = Bed::new(&params(8192));
-    bed.store.set_background(Background { punch_after: Some(10 * SECOND), ..Background::default() });
+    bed.store.set_background(Background { punch_after: Some(10 * SECOND), prepare: 0, ..Background::default() });
     for n in 0..8 {
         bed.write(&key(n), 0, &vec![n as u8 + 1; MIB as usize]).unwrap();
     }
@@ -297,7 +297,7 @@ fn freed_space_is_given_back() {
 #[test]
 fn space_is_given_back_slowly_under_load() {
     let mut bed = Bed::new(&params(8192));
-    bed.store.set_background(Background { punch_after: Some(2 * SECOND), ..Background::default() });
+    bed.store.set_background(Background { punch_after: Some(2 * SECOND), prepare: 0, ..Background::default() });
     for n in 0..16 {
         bed.write(&key(n), 0, &vec![n as u8 + 1; MIB as usize]).unwrap();
     }

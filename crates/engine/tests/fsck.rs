@@ -52,7 +52,7 @@ fn world(store: CowStore<MemDisk>, seed: u64, keys: usize) -> World<MemDisk> {
     if seed.is_multiple_of(2) {
         world.sizes = vec![8 << 10, 64 << 10, 128 << 10];
         let (scrub_rate, scrub_pause, compact_rate) = (64 << 20, 20_000_000, 1 << 30);
-        let background = Background { scrub_rate, scrub_pause, compact_rate, punch_after: Some(30_000_000) };
+        let background = Background { scrub_rate, scrub_pause, compact_rate, punch_after: Some(30_000_000), prepare: 256 << 10 };
         world.store.set_background(background);
     }
     world

@@ -255,6 +255,10 @@ impl Disk for FileDisk {
         backing.ensure(offset..offset + len, self.size, |part| allocate(&self.file, part, keep))
     }
 
+    fn is_slow_at_first(&self) -> bool {
+        self.backing.is_some()
+    }
+
     fn name(&self) -> String {
         self.name.clone()
     }

@@ -84,6 +84,10 @@ pub trait Disk {
     fn reserve(&mut self, _offset: u64, _len: u64, _keep: u64) -> io::Result<()> {
         Ok(())
     }
+    /// Whether the first write to a place takes longer than later ones: where a file system has to note it.
+    fn is_slow_at_first(&self) -> bool {
+        true
+    }
     /// What to call it in messages: a path.
     fn name(&self) -> String;
 }

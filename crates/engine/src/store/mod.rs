@@ -9,7 +9,7 @@
 //!
 //! How a change travels: a call changes the index at once and puts a record in `queue` (a stage puts it there when its
 //! data writes have been issued); [`group`] turns the queue into one append, waits for it and for the data writes that
-//! belong to it, flushes, and reports. [`checkpoint`] bounds the journal. [`scrub`], [`compact`] and [`punch`] work in the
+//! belong to it, flushes, and reports. [`checkpoint`] bounds the journal. [`scrub`], [`compact`], [`punch`] and [`prepare`] work in the
 //! background.
 //!
 //! What must hold: records reach the journal in the order of the calls that made them; a block is freed only when the
@@ -25,6 +25,7 @@ mod in_place;
 mod index;
 mod journal;
 mod patch;
+mod prepare;
 mod punch;
 mod read;
 mod recover;
@@ -65,6 +66,7 @@ use in_place::{Apply, Overlay, slot_blocks};
 use index::{Index, Place};
 use journal::Journal;
 use patch::{Patch, SumsOp};
+use prepare::Prepare;
 use punch::Punch;
 use read::{ReadOp, Reader, version_of};
 use scrub::Scrub;
@@ -208,6 +210,7 @@ enum Owner {
     Super,
     CheckpointFlush,
     Punch,
+    Prepare,
 }
 
 /// A chunk store on one target.
@@ -253,6 +256,7 @@ pub struct CowStore<D: Disk> {
     scrub: Scrub,
     compaction: Compaction,
     punch: Punch,
+    prepare: Prepare,
     /// By number, which grows: the first key is the oldest operation with IO in flight.
     ops: BTreeMap<u64, Op>,
     next_op: u64,
@@ -321,11 +325,12 @@ impl<D: Disk> CowStore<D> {
         }
     }
 
-    /// Scrub, compaction, punching: what may be done now.
+    /// Scrub, compaction, punching, preparation: what may be done now.
     fn work_in_background(&mut self) {
         self.advance_scrub();
         self.advance_compaction();
         self.advance_punch();
+        self.advance_prepare();
     }
 
     fn report(&mut self, out: &mut Vec<Done<Bytes>>) {
@@ -377,7 +382,7 @@ impl<D: Disk> CowStore<D> {
         if self.failed.is_some() {
             return None;
         }
-        [self.scrub_due(), self.compaction_due(), self.punch_due()].into_iter().flatten().min()
+        [self.scrub_due(), self.compaction_due(), self.punch_due(), self.prepare_due()].into_iter().flatten().min()
     }
 
     /// Who the target is.
@@ -435,6 +440,7 @@ impl<D: Disk> CowStore<D> {
         self.queue.iter().flat_map(|p| &p.frees).try_for_each(|r| own(&"the queue", r))?;
         self.compaction.runs().iter().try_for_each(|r| own(&"a move", r))?;
         self.punch.running().iter().try_for_each(|r| own(&"a hole being punched", r))?;
+        self.prepare.running().iter().try_for_each(|r| own(&"a stretch being prepared", r))?;
         if alloc.free() != self.alloc.free() {
             return Err(format!("{} blocks have no owner, {} are free", alloc.free(), self.alloc.free()));
         }
@@ -536,6 +542,7 @@ impl<D: Disk> CowStore<D> {
             (Owner::Base { op, which }, result) => self.base_read(op, which, result),
             (Owner::Page { page }, result) => self.page_read(page, result),
             (Owner::Punch, result) => self.punched(result.map(|_| ())),
+            (Owner::Prepare, result) => self.prepared(result.map(|_| ())),
             (_, Err(e)) => {
                 let name = self.disk.name();
                 self.fail(format!("{name}: {} failed: {e}", describe(owner)));
@@ -580,6 +587,7 @@ fn describe(owner: Owner) -> &'static str {
         Owner::Append => "appending to the journal",
         Owner::GroupFlush | Owner::LateFlush { .. } => "flushing data and journal",
         Owner::Punch => "giving space back",
+        Owner::Prepare => "preparing space",
         Owner::Slice => "writing a checkpoint",
         Owner::Super => "writing the superblock",
         Owner::CheckpointFlush => "flushing a checkpoint",

@@ -126,6 +126,10 @@ impl<D: Disk> CowStore<D> {
         }
         let wait = self.scrub.background.punch_after.unwrap_or_default();
         let Some(stretch) = self.punch.next(wait, self.now) else { return };
+        if self.alloc.spare() * BLOCK64 < self.scrub.background.prepare {
+            // It will be used again, and sooner than what was never used.
+            return self.punch.put(stretch, self.now);
+        }
         let run = run_of(stretch);
         if self.alloc.is_free(run) && self.alloc.set(run) {
             self.punch.running.push(run);

@@ -136,6 +136,7 @@ impl<D: Disk> CowStore<D> {
             scrub: Scrub::new(state.scrub),
             compaction: Default::default(),
             punch,
+            prepare: super::prepare::Prepare::default(),
             ops: BTreeMap::new(),
             next_op: 1,
             ios: BTreeMap::new(),

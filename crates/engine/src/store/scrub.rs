@@ -27,12 +27,20 @@ pub struct Background {
     pub compact_rate: u64,
     /// How long a freed stretch stays before it is given back to the file system, in nanoseconds; `None`: it is kept.
     pub punch_after: Option<Time>,
+    /// Bytes kept ready in front of what is used for the first time, and kept back when space is given back; 0: none.
+    pub prepare: u64,
 }
 
 impl Default for Background {
     fn default() -> Background {
         let second = 1_000_000_000;
-        Background { scrub_rate: 0, scrub_pause: 3600 * second, compact_rate: 32 << 20, punch_after: Some(30 * second) }
+        Background {
+            scrub_rate: 0,
+            scrub_pause: 3600 * second,
+            compact_rate: 32 << 20,
+            punch_after: Some(30 * second),
+            prepare: 64 << 20,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ const SESSION_BYTES: u64 = 57;
 /// Bytes of a leaf's reference in a checkpoint, at most, when it lies in one run.
 const LEAF_REF_BYTES: u64 = 24;
 /// Bytes that chunks leave on a file system: for the journal's neighbours, which grow a little with every chunk.
-const KEPT_ON_DISK: u64 = 32 << 20;
+pub(super) const KEPT_ON_DISK: u64 = 32 << 20;
 /// So long after a refusal by the disk the target counts as full.
 const FULL_FOR: Time = 5_000_000_000;
 

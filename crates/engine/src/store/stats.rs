@@ -45,6 +45,8 @@ stats! {
     checkpoint_bytes,
     /// Bytes given back to the file system.
     bytes_punched,
+    /// Bytes of zeroes written ahead of data.
+    bytes_prepared,
     /// Chunks moved together.
     compacted,
     /// Journal appends.
