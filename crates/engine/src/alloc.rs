@@ -149,12 +149,12 @@ impl Allocator {
         self.next_run(run.disk, run.len) == Some(run)
     }
 
-    /// What should be prepared next, so that `ahead` blocks behind those used before are: at most `most` of them.
-    pub(crate) fn unprepared(&self, ahead: u64, most: u32) -> Option<Run> {
+    /// What should be prepared next, so that nearly `ahead` blocks behind those used before are: `len` of them.
+    pub(crate) fn unprepared(&self, ahead: u64, len: u32) -> Option<Run> {
         let start = self.ready.max(self.reach);
-        let end = (self.reach + ahead).min(self.total).min(start + u64::from(most));
+        let end = start + u64::from(len);
         // When little is left, all of it is needed.
-        (start < end && self.free > 8 * ahead).then(|| Run { disk: start, len: (end - start) as u32 })
+        (end <= (self.reach + ahead).min(self.total) && self.free > 8 * ahead).then_some(Run { disk: start, len })
     }
 
     /// Takes what is to be prepared now.

@@ -18,7 +18,7 @@ use crate::alloc::Run;
 use crate::disk::{Disk, IoOp};
 
 /// Blocks of a stretch: 1 MiB.
-const STRETCH: u32 = 256;
+const STRETCH: u64 = 256;
 /// From the start of one stretch to the next, at least: 256 MiB per second.
 const PACE: Time = 4_000_000;
 /// After a disk that had no space.
@@ -48,7 +48,8 @@ impl<D: Disk> CowStore<D> {
     fn unprepared(&self) -> Option<Run> {
         let ahead = self.scrub.background.prepare / BLOCK64;
         let idle = !self.prepare.refused && self.prepare.running.is_none() && self.disk.is_slow_at_first();
-        self.alloc.unprepared(ahead, STRETCH).filter(|_| idle)
+        let stretch = ahead.min(STRETCH);
+        self.alloc.unprepared(ahead, stretch as u32).filter(|run| run.len > 0).filter(|_| idle)
     }
 
     /// When the next stretch may be prepared.
@@ -67,7 +68,7 @@ impl<D: Disk> CowStore<D> {
             return;
         }
         if self.prepare.zeroes.is_empty() {
-            let mut zeroes = self.arena.take_or_alloc((u64::from(STRETCH) * BLOCK64) as usize);
+            let mut zeroes = self.arena.take_or_alloc((STRETCH * BLOCK64) as usize);
             zeroes.fill(0);
             self.prepare.zeroes = zeroes.freeze();
         }

@@ -97,8 +97,13 @@ fn poisoned() -> Arena {
 }
 
 /// Everything a store does by itself, all the time: a turn is a millisecond.
-pub const BUSY: Background =
-    Background { scrub_rate: 256 << 20, scrub_pause: 1_000_000, compact_rate: 1 << 30, punch_after: Some(2_000_000), prepare: 64 << 10 };
+pub const BUSY: Background = Background {
+    scrub_rate: 256 << 20,
+    scrub_pause: 1_000_000,
+    compact_rate: 1 << 30,
+    punch_after: Some(2_000_000),
+    prepare: 64 << 10,
+};
 
 /// A store that does nothing by itself.
 pub const REST: Background = Background { scrub_rate: 0, scrub_pause: 0, compact_rate: 0, punch_after: None, prepare: 0 };
