@@ -54,6 +54,8 @@ catena_types::mutations! {
     ForgetRedo,
     /// `in_place`: overwritten blocks are written to their place at once.
     OverwriteInPlace,
+    /// `prepare`: blocks that zeroes are on their way to are given out.
+    PrepareUnheld,
     /// `format`: parity blocks are left empty.
     SkipParity,
 }

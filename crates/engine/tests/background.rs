@@ -5,7 +5,7 @@
 mod common;
 
 use bytes::Bytes;
-use catena_engine::disk::mem::{Event, MemDisk};
+use catena_engine::disk::mem::{Event, Fault, MemDisk, What};
 use catena_engine::{Background, CowStore, Durability, Params, StoreKind};
 use catena_types::crc::crc32c;
 use catena_types::store::SpaceLevel;
@@ -464,4 +464,31 @@ fn replicated_targets_survive_power_cuts() {
         }
     }
     println!("{states} power cuts of targets with durability replicated");
+}
+
+/// Space is written once ahead of its first use, no more than told, and a disk that refuses costs nothing else.
+#[test]
+fn space_is_prepared_ahead_of_use() {
+    const AHEAD: u64 = 512 << 10;
+    let background = Background { prepare: AHEAD, punch_after: None, scrub_rate: 0, ..Background::default() };
+    let mut bed = Bed::new(&params(4096));
+    bed.store.set_background(background);
+    bed.pass(SECOND);
+    assert_eq!(bed.store.stats().bytes_prepared, AHEAD);
+    bed.write(&key(1), 0, &[7; 700_000]).unwrap();
+    bed.pass(SECOND);
+    let prepared = bed.store.stats().bytes_prepared;
+    assert!(prepared > AHEAD && prepared <= AHEAD + 700_000 + 4096, "{prepared}");
+    assert_eq!(bed.read(&key(1), 0, 700_000).unwrap(), [7; 700_000][..]);
+
+    let mut bed = Bed::new(&params(4096));
+    bed.store.set_background(background);
+    let data = bed.store.params().data_offset();
+    bed.disk.inject(What::Write, data..data + (16 << 20), 0, Fault::Error(libc::EIO));
+    bed.pass(SECOND);
+    bed.disk.clear_faults();
+    bed.pass(SECOND);
+    assert_eq!(bed.store.stats().bytes_prepared, 0);
+    bed.write(&key(1), 0, &[7; 700_000]).unwrap();
+    assert_eq!(bed.read(&key(1), 0, 700_000).unwrap(), [7; 700_000][..]);
 }

@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use catena_engine::disk::mem::MemDisk;
 use catena_engine::mutation::{Mutation, set};
-use catena_engine::{CowStore, StoreKind};
-use catena_types::{ChunkStore, Op};
+use catena_engine::{Background, CowStore, StoreKind};
+use catena_types::{ChunkStore, Done, Op};
 use common::cuts::{Counts, Cuts, Trace};
 use common::direct::{key, open, read, read_at, turns, write};
 use common::world::{Mix, WRITES, World};
@@ -21,7 +21,7 @@ const IMAGES: u64 = 6_000;
 
 type Hunter = (&'static str, fn());
 
-const HUNTERS: [Hunter; 13] = [
+const HUNTERS: [Hunter; 14] = [
     ("rot in data", rot_in_data),
     ("rot in metadata", rot_in_metadata),
     ("an end of the journal that was torn", common::direct::the_end_of_the_journal_is_written_again),
@@ -30,6 +30,7 @@ const HUNTERS: [Hunter; 13] = [
     ("readers on a slow disk", readers_on_a_slow_disk),
     ("a lost checksum", a_lost_checksum),
     ("a cut chunk", a_cut_chunk),
+    ("zeroes that come late", zeroes_that_come_late),
     ("power cuts, quick disk", || cuts(40, false, &[4096, 8192, 16384], WRITES)),
     ("power cuts, slow disk", || cuts(40, true, &[4096, 8192, 16384], WRITES)),
     ("power cuts, hardly any space", || cuts(9, true, &[4096, 8192], Mix { install: 30, purge: 30, removes: 30, ..WRITES })),
@@ -169,6 +170,30 @@ fn a_cut_chunk() {
         write(&mut store, &key("k"), 3, Op::extend(9000), b"");
         let bytes = read(&mut store, &key("k"), 3).unwrap();
         assert!(bytes[100..].iter().all(|&b| b == 0), "what was cut off is back");
+    }
+}
+
+/// Zeroes for space ahead of use reach the medium behind data that was written meanwhile.
+fn zeroes_that_come_late() {
+    for kind in [StoreKind::Cow, StoreKind::InPlace] {
+        let (mut store, disk) = fresh(kind, 640, 40);
+        store.set_background(Background { prepare: 64 << 10, ..REST });
+        disk.set_held(true);
+        store.turn(1, &mut Vec::new());
+        assert!(disk.waits(0).is_some(), "nothing is prepared");
+        store.stage(common::direct::request(&key("k"), 1, Op::write(0, 20_000), &[7; 20_000])).unwrap();
+        let mut out = Vec::new();
+        for now in 2..20 {
+            store.turn(now, &mut out);
+            (1..disk.waiting()).for_each(|_| disk.run(1));
+        }
+        assert!(matches!(out[..], [Done::Staged { .. }]), "{out:?}");
+        store.commit(&key("k"), 1, 1);
+        disk.run(0);
+        disk.set_held(false);
+        store.set_background(REST);
+        turns(&mut store);
+        assert_eq!(read(&mut store, &key("k"), 1).unwrap(), [7; 20_000][..]);
     }
 }
 

@@ -16,6 +16,7 @@ use super::space::KEPT_ON_DISK;
 use super::{BLOCK64, CowStore, Owner};
 use crate::alloc::Run;
 use crate::disk::{Disk, IoOp};
+use crate::mutation::{Mutation, is};
 
 /// Blocks of a stretch: 1 MiB.
 const STRETCH: u64 = 256;
@@ -72,7 +73,9 @@ impl<D: Disk> CowStore<D> {
             zeroes.fill(0);
             self.prepare.zeroes = zeroes.freeze();
         }
-        self.alloc.hold(run);
+        if !is(Mutation::PrepareUnheld) {
+            self.alloc.hold(run);
+        }
         self.prepare.running = Some(run);
         self.prepare.next = self.now + PACE;
         self.submit(Owner::Prepare, IoOp::Write { offset, data: self.prepare.zeroes.slice(..len as usize) });
@@ -81,7 +84,9 @@ impl<D: Disk> CowStore<D> {
     /// A stretch has been written, or could not be.
     pub(super) fn prepared(&mut self, result: io::Result<()>) {
         let Some(run) = self.prepare.running.take() else { return };
-        self.alloc.prepared(run);
+        if !is(Mutation::PrepareUnheld) {
+            self.alloc.prepared(run);
+        }
         match result {
             Ok(()) => self.stats.bytes_prepared += u64::from(run.len) * BLOCK64,
             Err(error) => {
