@@ -2,8 +2,13 @@
 //!
 //! A bitmap with a summary (one bit per 64 blocks), searched from where the last search ended so that updates of one turn
 //! lie side by side and freed space is swept in order. Space that was never used is left alone while there is enough behind
-//! it: a file system writes faster to blocks it has written before, and the file stays small. What must hold: `free` is exactly the number of clear bits; a
-//! block is never handed out twice; freeing a free block is a broken invariant of the engine, not an input error.
+//! it: a file system writes faster to blocks it has written before, and the file stays small. Small requests are served from
+//! a stretch of their own ([`Allocator::choose`]), so that random updates of many chunks become few writes.
+//!
+//! What must hold: `free` is exactly the number of clear bits; a block is never handed out twice; freeing a free block is a
+//! broken invariant of the engine, not an input error.
+
+use std::ops::Range;
 
 /// A run of blocks in the data area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +25,15 @@ const PROBES: u32 = 64;
 /// Free blocks (64 MiB) there should be at least among those used before, so that a search soon finds what it wants.
 const SPARE: u64 = 16_384;
 
+/// Requests of fewer blocks than this (64 KiB) are small.
+const SMALL: u32 = 16;
+/// Free runs that the next stretch for small requests is the longest of.
+const CHOICE: u32 = 16;
+/// Blocks (256 KiB) of such a stretch that was never used, which is taken when no other is that long.
+const FRESH: u32 = 64;
+/// Small requests leave at most so many blocks free behind them for each one in use.
+const SPREAD: u64 = 3;
+
 /// The allocator of one target.
 pub(crate) struct Allocator {
     /// One bit per block: set = taken. Bits behind the end are set.
@@ -33,6 +47,10 @@ pub(crate) struct Allocator {
     reach: u64,
     /// Blocks from `reach` to here are prepared, or are held for it.
     ready: u64,
+    /// Small requests are served from here. Others may take from it too.
+    small: Range<u64>,
+    /// The next search for such a stretch starts here.
+    sweep: u64,
 }
 
 impl Allocator {
@@ -50,7 +68,7 @@ impl Allocator {
         {
             *last = !0 << (words.len() % 64);
         }
-        Allocator { words, full, total, free: total, cursor: 0, reach: 0, ready: 0 }
+        Allocator { words, full, total, free: total, cursor: 0, reach: 0, ready: 0, small: 0..0, sweep: 0 }
     }
 
     /// Blocks in all.
@@ -76,6 +94,15 @@ impl Allocator {
             return Some(vec![run]);
         }
         Some(self.take_pieces(want))
+    }
+
+    /// The same, for the blocks of one update of many: small ones lie behind each other, so that they become few writes.
+    pub(crate) fn take_beside(&mut self, want: u32) -> Option<Vec<Run>> {
+        let Some(run) = (1..SMALL).contains(&want).then(|| self.find_small(want)).flatten() else { return self.take(want) };
+        self.small.start = run.disk + u64::from(run.len);
+        let taken = self.set(run);
+        debug_assert!(taken, "a run that was found free is free");
+        Some(vec![run])
     }
 
     /// The same, but the first blocks that are free, in however many runs.
@@ -173,6 +200,41 @@ impl Allocator {
     /// Free blocks among those used before.
     pub(crate) fn spare(&self) -> u64 {
         self.reach.saturating_sub(self.total - self.free)
+    }
+
+    fn find_small(&mut self, want: u32) -> Option<Run> {
+        let rest = |a: &Allocator| {
+            let run = a.next_run(a.small.start, want)?;
+            (run.len == want && run.disk + u64::from(want) <= a.small.end).then_some(run)
+        };
+        rest(self).or_else(|| {
+            self.small = self.choose();
+            rest(self)
+        })
+    }
+
+    /// The next stretch for small requests: the longest of the next free runs, or one never used.
+    fn choose(&mut self) -> Range<u64> {
+        let mut best = Run { disk: 0, len: 0 };
+        for _ in 0..CHOICE {
+            let Some(run) = self.next_run(self.sweep, 4 * FRESH).filter(|run| run.disk < self.reach) else {
+                self.sweep = 0;
+                break;
+            };
+            self.sweep = run.disk + u64::from(run.len);
+            if run.len > best.len {
+                best = run;
+            }
+        }
+        let used = self.total - self.free;
+        if best.len < FRESH
+            && self.spare() < SPARE + SPREAD * used
+            && let Some(run) = self.next_run(self.reach, FRESH).filter(|run| run.len > best.len)
+        {
+            best = run;
+            self.reach = run.disk + u64::from(run.len);
+        }
+        best.disk..best.disk + u64::from(best.len)
     }
 
     fn find_whole(&self, want: u32) -> Option<Run> {
@@ -312,15 +374,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_plain_set(total in 1u64..300, ops in proptest::collection::vec((any::<bool>(), 0u32..40), 1..200)) {
+        fn agrees_with_a_plain_set(total in 1u64..300, ops in proptest::collection::vec((0u8..3, 0u32..40), 1..200)) {
             let mut alloc = Allocator::new(total);
             let mut taken = vec![false; total as usize];
             let mut held: Vec<Run> = Vec::new();
-            for (take, n) in ops {
+            for (how, n) in ops {
                 let free = taken.iter().filter(|&&t| !t).count() as u64;
                 prop_assert_eq!(alloc.free(), free);
-                if take {
-                    let got = alloc.take(n);
+                if how < 2 {
+                    let got = if how == 0 { alloc.take(n) } else { alloc.take_beside(n) };
                     prop_assert_eq!(got.is_some(), u64::from(n) <= free);
                     let got = got.unwrap_or_default();
                     prop_assert!(got.is_empty() || got.iter().map(|r| r.len).sum::<u32>() == n);
@@ -355,11 +417,12 @@ mod tests {
         // One hole of a block each leaves no room for two: what was never used is better than pieces.
         let (mut alloc, mut odd) = (Allocator::new(1 << 20), Vec::new());
         for n in 0..4 * SPARE {
-            let run = alloc.take(1).expect("there is room")[0];
+            let run = alloc.take_beside(1).expect("there is room")[0];
             odd.extend((n % 2 == 1).then_some(run));
         }
         assert!(odd.into_iter().all(|run| alloc.clear(run)));
         assert_eq!(alloc.take(2), Some(vec![Run { disk: 4 * SPARE, len: 2 }]));
+        assert_eq!(alloc.take_beside(1), Some(vec![Run { disk: 4 * SPARE + 2, len: 1 }]));
     }
 
     #[test]

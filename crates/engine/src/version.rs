@@ -151,14 +151,29 @@ impl Version {
 
     /// Appends the parts of the extents within `[from, to)`.
     pub(crate) fn clip(&self, from: u32, to: u32, out: &mut Vec<Extent>) {
-        let start = self.extents.partition_point(|e| e.logical + e.len <= from);
-        for e in &self.extents[start..] {
-            let (a, b) = (e.logical.max(from), (e.logical + e.len).min(to));
-            if a >= b {
-                break;
-            }
-            push(out, Extent { logical: a, len: b - a, disk: e.disk + u64::from(a - e.logical) });
+        // Those in the middle are neighbours of nobody new: they are copied at once.
+        let inside = self.within(from, to);
+        let Some((first, rest)) = inside.split_first() else { return };
+        push(out, part(first, from, to));
+        if let Some((last, middle)) = rest.split_last() {
+            out.extend_from_slice(middle);
+            out.push(part(last, from, to));
         }
+    }
+
+    /// The extents that have blocks within `[from, to)`.
+    fn within(&self, from: u32, to: u32) -> &[Extent] {
+        let start = self.extents.partition_point(|e| e.logical + e.len <= from);
+        let behind = &self.extents[start..];
+        &behind[..behind.partition_point(|e| e.logical < to && from < to)]
+    }
+
+    /// The blocks of this version that the next one does not have after a change whose blocks all lie at new places.
+    pub(crate) fn freed_by(&self, change: &Change<'_>) -> Vec<Run> {
+        let (written, end) = (change.written(), blocks(change.len));
+        let gone = [written.start..written.end.min(end), end..u32::MAX];
+        let parts = gone.into_iter().flat_map(|r| self.within(r.start, r.end).iter().map(move |e| part(e, r.start, r.end)));
+        parts.map(|e| Run { disk: e.disk, len: e.len }).collect()
     }
 
     /// Where block `n` lies; `None` for a hole.
@@ -211,6 +226,12 @@ pub(crate) fn relocated(extents: &[Extent], runs: &[Run]) -> Vec<Extent> {
     out
 }
 
+/// The part of an extent within `[from, to)`, where it has blocks.
+fn part(e: &Extent, from: u32, to: u32) -> Extent {
+    let (a, b) = (e.logical.max(from), (e.logical + e.len).min(to));
+    Extent { logical: a, len: b - a, disk: e.disk + u64::from(a - e.logical) }
+}
+
 fn release(out: &mut Vec<Run>, e: &Extent, from: u32, to: u32) {
     if from < to {
         out.push(Run { disk: e.disk + u64::from(from - e.logical), len: to - from });
@@ -242,6 +263,12 @@ mod tests {
             out[e.logical as usize * b..][..n].copy_from_slice(&disk[e.disk as usize * b..][..n]);
         }
         out
+    }
+
+    fn blocks_of(runs: &[Run]) -> Vec<u64> {
+        let mut all: Vec<u64> = runs.iter().flat_map(|r| r.disk..r.disk + u64::from(r.len)).collect();
+        all.sort_unstable();
+        all
     }
 
     fn mapped(v: &Version) -> u64 {
@@ -297,6 +324,10 @@ mod tests {
                 }
                 let freed: u64 = not_in(&v.extents, &next.extents).iter().map(|r| u64::from(r.len)).sum();
                 prop_assert_eq!(mapped(&v) + u64::from(n), mapped(&next) + freed);
+                prop_assert_eq!(blocks_of(&not_in(&v.extents, &next.extents)), blocks_of(&v.freed_by(&change)));
+                prop_assert!(next.extents.iter().all(|e| e.len > 0));
+                let joined = |w: &[Extent]| w[0].logical + w[0].len == w[1].logical && w[0].disk + u64::from(w[0].len) == w[1].disk;
+                prop_assert!(!next.extents.windows(2).any(joined));
                 v = next;
             }
         }

@@ -4,6 +4,7 @@
 mod common;
 
 use catena_engine::disk::file::{Backend, Ring, probe};
+use catena_engine::disk::{Disk, Io, IoOp};
 use catena_engine::target_dir::TargetDir;
 use catena_engine::{CowStore, OpenError, Params, StoreKind};
 use catena_types::ChunkStore;
@@ -162,4 +163,44 @@ fn a_large_target_starts_small() {
     world.store.close(&mut Vec::new()).unwrap();
     let held = std::fs::metadata(dir.path().join("target.cat")).unwrap().blocks() * 512;
     assert!(held <= 1 << 30, "{held} bytes on disk");
+}
+
+/// Small writes side by side go to the kernel as one. Each has its own end, its own bytes, and its own error.
+#[test]
+fn joined_writes_end_each_for_itself() {
+    for backend in [Backend::Threads, Backend::Uring] {
+        if backend == Backend::Uring && probe().is_err() {
+            eprintln!("skipped: io_uring does not work here");
+            continue;
+        }
+        // A file that cannot grow: writes behind its end fail.
+        let flags = rustix::fs::MemfdFlags::ALLOW_SEALING;
+        let file = std::fs::File::from(rustix::fs::memfd_create("joined", flags).unwrap());
+        file.set_len(6 * 4096).unwrap();
+        rustix::fs::fcntl_add_seals(&file, rustix::fs::SealFlags::GROW).unwrap();
+        let ring = Ring::new(backend, &arena()).unwrap();
+        let mut disk = ring.attach(file, 64 * 4096, "joined".into());
+        for id in [3, 4, 5, 6, 1, 2, 9, 7] {
+            disk.submit(Io { id, op: IoOp::Write { offset: id * 4096, data: vec![id as u8; 4096].into() } });
+        }
+        disk.kick();
+        let mut ends = Vec::new();
+        while ends.len() < 8 {
+            disk.wait();
+            disk.poll(&mut ends);
+        }
+        let mut good: Vec<u64> = ends.iter().filter(|c| c.result.is_ok()).map(|c| c.id).collect();
+        good.sort_unstable();
+        assert_eq!(good, [1, 2, 3, 4, 5], "{backend:?}");
+        for id in 0..6u64 {
+            let mut buf = arena().take_or_alloc(4096);
+            buf.fill(0xee);
+            disk.submit(Io { id, op: IoOp::Read { offset: id * 4096, buf } });
+            disk.wait();
+            let mut done = Vec::new();
+            disk.poll(&mut done);
+            let read = done.pop().unwrap().result.unwrap().unwrap();
+            assert_eq!(read[..], [id as u8; 4096][..], "{backend:?}");
+        }
+    }
 }

@@ -2,13 +2,15 @@
 //!
 //! What must hold (libraries.md, rules for the disk engine): the ring owns every buffer and every file from submission to
 //! the completion, even if the target is dropped meanwhile (`flights`); it is probed, never version-checked; short
-//! transfers are continued; nothing is freed before the kernel has let go (`drop` waits).
+//! transfers are continued; nothing is freed before the kernel has let go (`drop` waits). Small writes that wait for the ring
+//! and lie side by side on disk go as one ([`Flight::absorb`]); if that fails, each is tried alone.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use bytes::Bytes;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::Completion;
@@ -19,11 +21,23 @@ const ENTRIES: u32 = 256;
 /// Most operations in the kernel at once: half of the completion queue (which has twice the entries).
 const IN_KERNEL: usize = ENTRIES as usize;
 
+/// Most bytes of a write that is joined with others, and of what they become.
+const SMALL_WRITE: usize = 32 << 10;
+const JOINED_WRITE: usize = 512 << 10;
+
 /// An operation the kernel works on.
 struct Flight {
     request: Request,
+    /// Writes behind that of the request, side by side: their ids and bytes.
+    more: Vec<(u64, Bytes)>,
+    /// What the kernel is told about the bytes of several writes.
+    vectors: Vec<libc::iovec>,
+    /// Bytes of all.
+    len: usize,
     /// Bytes done by earlier, short transfers.
     done: usize,
+    /// It was part of a joined write that failed.
+    alone: bool,
 }
 
 /// The ring of one shard.
@@ -61,20 +75,26 @@ impl Uring {
 
     pub(super) fn start(&mut self, requests: impl Iterator<Item = Request>) {
         for request in requests {
-            let flight = Some(Flight { request, done: 0 });
-            let slot = match self.free.pop() {
-                Some(slot) => {
-                    self.flights[slot] = flight;
-                    slot
+            let last = self.backlog.back().and_then(|&slot| self.flights[slot].as_mut());
+            match last {
+                Some(flight) => {
+                    if let Some(request) = flight.absorb(request) {
+                        self.wait_for_room(Flight::new(request));
+                    }
                 }
-                None => {
-                    self.flights.push(flight);
-                    self.flights.len() - 1
-                }
-            };
-            self.backlog.push_back(slot);
+                None => self.wait_for_room(Flight::new(request)),
+            }
         }
         self.feed();
+    }
+
+    fn wait_for_room(&mut self, flight: Flight) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.flights.push(None);
+            self.flights.len() - 1
+        });
+        self.flights[slot] = Some(flight);
+        self.backlog.push_back(slot);
     }
 
     /// Puts what waits into the ring as far as there is room, and submits it with one system call.
@@ -84,8 +104,8 @@ impl Uring {
             let Some(slot) = self.backlog.pop_front() else { break };
             let Some(flight) = self.flights[slot].as_mut() else { continue };
             let entry = entry_of(flight).user_data(slot as u64);
-            // SAFETY: the entry refers to the flight's buffer and file. Both are on the heap behind owning handles that
-            // stay in `flights[slot]`, untouched, until the completion with this user data has been taken, which `drop`
+            // SAFETY: the entry refers to the flight's buffers, their list, and its file. All are on the heap behind owning
+            // handles that stay in `flights[slot]`, untouched, until the completion with this user data has been taken, which `drop`
             // waits for too; nothing else writes to a read's buffer meanwhile.
             if unsafe { self.ring.submission().push(&entry) }.is_err() {
                 self.backlog.push_front(slot);
@@ -125,7 +145,7 @@ impl Uring {
                 Progress::Ended(result) => {
                     if let Some(flight) = self.flights[slot].take() {
                         self.free.push(slot);
-                        out.push(flight.end(result));
+                        self.end(flight, result, out);
                     }
                 }
             }
@@ -136,6 +156,28 @@ impl Uring {
         let left = !self.ring.submission().is_empty();
         if left {
             let _ = self.submit(0);
+        }
+    }
+
+    /// Reports the end of a flight; the writes of a joined one that failed are tried each alone.
+    fn end(&mut self, mut flight: Flight, result: io::Result<()>, out: &mut Vec<Ended>) {
+        let more = std::mem::take(&mut flight.more);
+        if more.is_empty() {
+            return out.push(flight.end(result));
+        }
+        let disk = flight.request.disk;
+        if result.is_ok() {
+            out.extend(more.into_iter().map(|(id, _)| (disk, Completion { id, result: Ok(None) })));
+            return out.push(flight.end(result));
+        }
+        let RequestOp::Write { offset, data } = &flight.request.op else { return };
+        let mut at = offset + data.len() as u64;
+        let file = flight.request.file.clone();
+        self.wait_for_room(Flight::alone(flight.request));
+        for (id, data) in more {
+            let op = RequestOp::Write { offset: at, data };
+            at += op.len() as u64;
+            self.wait_for_room(Flight::alone(Request { disk, id, file: file.clone(), op }));
         }
     }
 
@@ -171,13 +213,56 @@ enum Progress {
     Ended(io::Result<()>),
 }
 
-impl Flight {
+impl RequestOp {
     fn len(&self) -> usize {
-        match &self.request.op {
+        match self {
             RequestOp::Read { buf, .. } => buf.len(),
             RequestOp::Write { data, .. } => data.len(),
             RequestOp::Flush | RequestOp::Punch { .. } => 0,
         }
+    }
+}
+
+impl Flight {
+    fn new(request: Request) -> Flight {
+        let len = request.op.len();
+        Flight { request, more: Vec::new(), vectors: Vec::new(), len, done: 0, alone: false }
+    }
+
+    fn alone(request: Request) -> Flight {
+        Flight { alone: true, ..Flight::new(request) }
+    }
+
+    /// Takes a write that lies right behind; gives anything else back.
+    fn absorb(&mut self, request: Request) -> Option<Request> {
+        let (RequestOp::Write { offset, .. }, RequestOp::Write { offset: next, data }) = (&self.request.op, &request.op) else {
+            return Some(request);
+        };
+        let small = data.len() <= SMALL_WRITE && self.len / (1 + self.more.len()) <= SMALL_WRITE;
+        let room = self.done == 0 && !self.alone && self.len + data.len() <= JOINED_WRITE;
+        if request.disk != self.request.disk || *next != offset + self.len as u64 || !small || !room {
+            return Some(request);
+        }
+        self.len += data.len();
+        if let RequestOp::Write { data, .. } = request.op {
+            self.more.push((request.id, data));
+        }
+        None
+    }
+
+    /// The bytes of all writes that are left.
+    fn gather(&mut self) -> &[libc::iovec] {
+        let RequestOp::Write { data, .. } = &self.request.op else { return &[] };
+        let mut skip = self.done;
+        self.vectors.clear();
+        for data in std::iter::once(data).chain(self.more.iter().map(|(_, data)| data)) {
+            let rest = &data[skip.min(data.len())..];
+            skip -= data.len() - rest.len();
+            if !rest.is_empty() {
+                self.vectors.push(libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() });
+            }
+        }
+        &self.vectors
     }
 
     fn advance(&mut self, result: i32) -> Progress {
@@ -188,7 +273,7 @@ impl Flight {
             };
         }
         let n = result as usize;
-        let left = self.len() - self.done;
+        let left = self.len - self.done;
         if n >= left {
             return Progress::Ended(Ok(()));
         }
@@ -227,6 +312,11 @@ fn entry_of(flight: &mut Flight) -> squeue::Entry {
             let rest = &mut buf[done..];
             let len = rest.len().min(MOST) as u32;
             opcode::Read::new(fd, rest.as_mut_ptr(), len).offset(at).build()
+        }
+        RequestOp::Write { offset, .. } if !flight.more.is_empty() => {
+            let at = *offset + done as u64;
+            let vectors = flight.gather();
+            opcode::Writev::new(fd, vectors.as_ptr().cast(), vectors.len() as u32).offset(at).build()
         }
         RequestOp::Write { offset, data } => {
             let rest = &data[done..];

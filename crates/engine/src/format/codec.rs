@@ -114,6 +114,11 @@ impl<'a> Get<'a> {
         Some((id, row))
     }
     pub(crate) fn varint(&mut self) -> Option<u64> {
+        // Most take one byte.
+        if let [byte @ 0..0x80, rest @ ..] = self.0 {
+            self.0 = rest;
+            return Some(u64::from(*byte));
+        }
         let mut v = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = u64::from(self.u8()?);

@@ -31,7 +31,7 @@ pub(crate) struct ChunkItem {
 impl ChunkItem {
     /// Appends the entry of chunk `key`.
     pub(crate) fn encode(&self, key: &[u8], out: &mut Vec<u8>) {
-        let mut fields = Vec::with_capacity(64 + key.len() + 12 * self.extents.len());
+        let mut fields = Vec::with_capacity(64 + key.len() + 6 * self.extents.len());
         fields.put_key(key);
         let c = &self.committed;
         fields.put_varint(u64::from(self.chunk_size / BLOCK));

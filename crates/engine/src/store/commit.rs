@@ -9,19 +9,18 @@ use crate::alloc::Run;
 use crate::disk::Disk;
 use crate::format::journal::Record;
 use crate::format::leaf::ChunkItem;
-use crate::version::Version;
+use crate::version::{Extent, Version};
 
 /// The session row a commit leaves behind.
 pub(super) fn row_of(staged: &Staged, chain_ver: ChainVer) -> SessionRow {
     SessionRow { seq: staged.tag.seq, ver: staged.ver, len: staged.len, checksum: staged.checksum, chain_ver }
 }
 
-/// What a staged version is once it is committed; nothing, for a remove.
-pub(super) fn committed_of(side: &StagedEntry, chain_ver: ChainVer) -> Option<ChunkItem> {
+/// What a staged version is once it is committed, with these extents; nothing, for a remove.
+pub(super) fn committed_of(side: &StagedEntry, extents: Vec<Extent>, chain_ver: ChainVer) -> Option<ChunkItem> {
     let s = &side.staged;
-    let version = side.version.as_ref().filter(|_| !s.remove)?;
     let committed = Committed { ver: s.ver, chain_ver, len: s.len, checksum: s.checksum, tag: s.tag };
-    Some(ChunkItem { chunk_size: side.chunk_size, committed, slot: side.slot, extents: version.extents.clone() })
+    (!s.remove).then_some(ChunkItem { chunk_size: side.chunk_size, committed, slot: side.slot, extents })
 }
 
 impl<D: Disk> CowStore<D> {
@@ -34,7 +33,10 @@ impl<D: Disk> CowStore<D> {
             return self.misuse("a commit of what is not staged and durable", key, ver);
         };
         // What a copy-on-write update frees has been found when it was staged.
-        let (frees, new) = (side.frees.take(), committed_of(&side, chain_ver));
+        let mut version = side.version.take().unwrap_or_default();
+        // Only an apply needs them too.
+        let extents = if side.held.is_empty() { std::mem::take(&mut version.extents) } else { version.extents.clone() };
+        let (frees, new) = (side.frees.take(), committed_of(&side, extents, chain_ver));
         let old = if frees.is_some() { None } else { self.index.get(key) };
         let frees = frees.unwrap_or_else(|| freed(old.as_ref(), new.as_ref()));
         self.index.set(key, new.as_ref());
@@ -57,7 +59,7 @@ impl<D: Disk> CowStore<D> {
         self.note_session(staged.tag.session(), row_of(&staged, chain_ver));
         self.stats.committed += 1;
         self.enqueue(Some(&Record::Commit { key: key.clone(), ver, chain_ver }), false, Notify::None, 0, frees);
-        self.queue_apply(key, side.version.unwrap_or_default(), held, cut);
+        self.queue_apply(key, version, held, cut);
     }
 
     pub(super) fn drop_staged(&mut self, key: &ChunkKey, ver: Ver) {

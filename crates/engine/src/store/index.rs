@@ -46,6 +46,8 @@ pub(crate) struct Index {
     blocks: u64,
     /// Bytes of entries after which a leaf is split.
     most: usize,
+    /// Where the next leaf is put together.
+    scratch: Vec<u8>,
 }
 
 /// Where an entry is, or would be, in packed entries.
@@ -57,7 +59,7 @@ struct Spot {
 
 impl Default for Index {
     fn default() -> Index {
-        Index { leaves: BTreeMap::new(), chunks: 0, blocks: 0, most: LEAF_BYTES }
+        Index { leaves: BTreeMap::new(), chunks: 0, blocks: 0, most: LEAF_BYTES, scratch: Vec::new() }
     }
 }
 
@@ -153,7 +155,7 @@ impl Index {
         let Some((fence, leaf)) = self.leaf(key.as_bytes()) else {
             if !entry.is_empty() {
                 self.chunks += 1;
-                self.put(Box::default(), entry);
+                self.put(Box::default(), &entry);
             }
             return;
         };
@@ -163,7 +165,8 @@ impl Index {
             return;
         }
         self.chunks = self.chunks + u64::from(!entry.is_empty()) - u64::from(spot.start != spot.end);
-        let mut entries = Vec::with_capacity(old.len() + entry.len());
+        let mut entries = std::mem::take(&mut self.scratch);
+        entries.clear();
         entries.extend_from_slice(&old[..spot.start]);
         entries.extend_from_slice(&entry);
         entries.extend_from_slice(&old[spot.end..]);
@@ -172,15 +175,16 @@ impl Index {
             self.split(fence, &entries, spot.start);
         } else {
             let shrunk = entries.len() < old.len();
-            self.put(fence.clone(), entries);
+            self.put(fence.clone(), &entries);
             if shrunk {
                 self.join(&fence);
             }
         }
+        self.scratch = entries;
     }
 
     /// Puts a leaf; its blocks were not counted before.
-    fn put(&mut self, fence: Box<[u8]>, entries: Vec<u8>) {
+    fn put(&mut self, fence: Box<[u8]>, entries: &[u8]) {
         self.blocks += leaf_blocks(entries.len());
         self.leaves.insert(fence, Leaf { entries: entries.into(), place: None });
     }
@@ -199,7 +203,7 @@ impl Index {
         let half = starts.iter().copied().find(|&at| at >= entries.len() / 2).unwrap_or(last);
         let at = if changed == last { last } else { half };
         if at == 0 {
-            return self.put(fence, entries.to_vec());
+            return self.put(fence, entries);
         }
         let (low, high) = entries.split_at(at);
         let next = next_entry(&mut Get(high)).map(|(key, _)| Box::from(key)).unwrap_or_default();
@@ -207,7 +211,7 @@ impl Index {
             if part.len() > self.most && next_entry(&mut Get(part)).is_some_and(|(k, f)| more_than(part, k, f)) {
                 self.split(fence, part, usize::MAX);
             } else {
-                self.put(fence, part.to_vec());
+                self.put(fence, part);
             }
         }
     }
@@ -235,7 +239,7 @@ impl Index {
         let Some(mine) = self.leaves.get(fence).map(|leaf| leaf.entries.clone()) else { return };
         self.leaves.remove(&next);
         self.blocks -= leaf_blocks(mine.len()) + leaf_blocks(theirs.len());
-        self.put(fence.into(), [&*mine, &*theirs].concat());
+        self.put(fence.into(), &[&*mine, &*theirs].concat());
     }
 
     /// The chunks with keys at or above `from` (or above it only), in order.

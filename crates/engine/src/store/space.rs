@@ -55,7 +55,7 @@ impl<D: Disk> CowStore<D> {
     /// Takes `count` blocks. On a full disk those in front: they are the likeliest to have had space before.
     pub(super) fn reserve(&mut self, kind: OpKind, count: u32) -> Result<Vec<Run>, Code> {
         self.check_free(kind, count)?;
-        let runs = self.alloc.take(count).ok_or(Code::NoSpace)?;
+        let runs = self.alloc.take_beside(count).ok_or(Code::NoSpace)?;
         if self.has_space(&runs) {
             return Ok(runs);
         }

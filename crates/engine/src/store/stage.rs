@@ -24,7 +24,7 @@ use crate::format::StoreKind;
 use crate::format::journal::{Held, Placed, Record, StageRecord};
 use crate::format::leaf::ChunkItem;
 use crate::mutation::{Mutation, is};
-use crate::version::{Change, Version, block_crcs, blocks, not_in};
+use crate::version::{Change, Version, block_crcs, blocks};
 
 /// Below this, an update whose end is not on a block boundary is copied into one buffer rather than written in two parts.
 const COPY_BELOW: u32 = 64 << 10;
@@ -354,7 +354,10 @@ impl<D: Disk> CowStore<D> {
             _ if place.slot.is_some() => None,
             None => Some(Vec::new()),
             Some(base) if base.slot.is_some() || request.op.kind() == OpKind::Remove => None,
-            Some(base) => Some(not_in(&base.version.extents, &version.extents)),
+            Some(base) => {
+                let change = Change { len: shape.len, first: shape.first, count: shape.count, runs: &place.runs };
+                Some(base.version.freed_by(&change))
+            }
         };
         let held = held_of(shape.first, &segments, &place.held);
         self.learn(&place.runs, &crcs, shape.first, &place.held);

@@ -107,7 +107,8 @@ impl State {
         if side.staged.remove {
             self.floor = self.floor.max(ver);
         }
-        let new = committed_of(&side, chain_ver);
+        let extents = side.version.as_ref().map_or_else(Vec::new, |v| v.extents.clone());
+        let new = committed_of(&side, extents, chain_ver);
         let slot = |item: &ChunkItem| item.slot;
         if self.redo.contains_key(key) && self.index.get(key).as_ref().and_then(slot) != new.as_ref().and_then(slot) {
             self.redo.remove(key);
