@@ -6,7 +6,6 @@ use catena_arena::Arena;
 use catena_engine::disk::file::{Backend, Ring};
 use catena_engine::target_dir::{FileStore, TargetDir};
 use catena_engine::{Background, OpenError, Params};
-use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::{DiskChoice, NodeConfig, NodeError};
@@ -28,8 +27,9 @@ pub(crate) struct Storage {
 
 /// Tells when operations on a shard's disks have completed.
 ///
-/// The ring's event descriptor is awaited as if it were the reading end of a pipe: it is non-blocking and read in the same
-/// way, and unlike a bare descriptor in the runtime this needs no promise that the compiler cannot check.
+/// The ring's event descriptor is awaited as if it were the reading end of a pipe: it is non-blocking, and unlike a bare
+/// descriptor in the runtime this needs no promise that the compiler cannot check. It is never read: every completion
+/// makes a new event, whatever the counter says, and that is all the runtime looks for.
 pub(crate) struct Completions(pipe::Receiver);
 
 impl Storage {
@@ -73,12 +73,12 @@ impl Completions {
     /// Waits until an operation has completed, and takes note: completions that are polled after this and those that come
     /// later are all told.
     pub(crate) async fn wait(&mut self) {
-        // The counter is 8 bytes. Room for more makes every read a short one, which tells the runtime that there is
-        // nothing left to read and saves it an attempt.
-        if let Err(e) = self.0.read(&mut [0; 16]).await {
-            tracing::error!("the event descriptor of the disks cannot be read: {e}");
+        if let Err(e) = self.0.readable().await {
+            tracing::error!("the event descriptor of the disks cannot be awaited: {e}");
             std::future::pending().await
         }
+        // What was seen is forgotten; an event that comes meanwhile is not.
+        let _ = self.0.try_io(|| Err::<(), _>(std::io::ErrorKind::WouldBlock.into()));
     }
 }
 

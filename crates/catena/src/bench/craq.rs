@@ -154,8 +154,9 @@ async fn part(args: &Args, size: u32, cluster: &Cluster, beside_writes: bool) ->
     };
     let writes = Load { workload: Workload::Write, depth: args.writes, clients: 1, ..reads.clone() };
     let manager = cluster.manager_addr();
-    let reading = reads.start(&manager).await?;
-    let writing = if beside_writes { Some(writes.start(&manager).await?) } else { None };
+    reads.prepare(&manager).await?;
+    let reading = reads.start(&manager)?;
+    let writing = if beside_writes { Some(writes.start(&manager)?) } else { None };
     tokio::time::sleep(args.duration / 5).await;
     let nodes = || cluster.node_pids().into_iter().map(cpu::used).sum::<Duration>();
     let (nodes_before, clients_before) = (nodes(), cpu::used_here());

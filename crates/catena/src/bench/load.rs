@@ -21,6 +21,9 @@ use crate::fault::{Doing, Fault, Result};
 /// Longest latency told apart, in microseconds.
 const LONGEST: u64 = 120_000_000;
 
+/// Chunks from this size on are written once before anything is measured.
+const LARGE: u32 = 64 << 10;
+
 /// What is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
@@ -86,11 +89,17 @@ impl Phases {
 }
 
 impl Load {
-    /// Fills the chunks that are read or overwritten, then starts the clients.
-    pub(crate) async fn start(&self, manager: &str) -> Result<Running> {
-        if self.workload != Workload::Write || self.overwrite {
-            self.fill(&connect(manager).await?).await?;
+    /// Makes what the operations need: the chunks that are read or overwritten. Large ones are there too before they are
+    /// written again and again, as a disk is whose space has been in use for a while; small ones are made by the load.
+    pub(crate) async fn prepare(&self, manager: &str) -> Result<()> {
+        match self.workload == Workload::Write && !self.overwrite && self.chunk_size < LARGE {
+            true => Ok(()),
+            false => self.fill(&connect(manager).await?).await,
         }
+    }
+
+    /// Starts the clients.
+    pub(crate) fn start(&self, manager: &str) -> Result<Running> {
         Running::start(self.clients, |n, phases| {
             let (load, manager) = (self.clone(), manager.to_owned());
             move || runtime()?.block_on(LocalSet::new().run_until(load.run_client(&manager, n, phases)))

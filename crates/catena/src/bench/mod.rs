@@ -157,11 +157,12 @@ async fn measure_all(args: &Args, loads: &[Load], dir: &Path, subject: &Subject)
     for load in loads {
         let (size, depth, rounds) = (bytes_short(load.size), load.depth, args.rounds);
         note(format_args!("{:?} of {size}, {depth} in flight: {rounds} rounds of {:?} ...", load.workload, load.duration));
+        load.prepare(&subject.manager).await?;
         let mut measured = Vec::new();
-        for _ in 0..args.rounds {
+        for n in 0..args.rounds {
             // The disk is known only if the cluster is ours, or the user said where it is.
             let disk = (args.manager.is_none() || args.dir.is_some()).then(|| dir.to_owned());
-            measured.push(round(load, subject, disk).await?);
+            measured.push(round(n, load, subject, disk).await?);
         }
         let line = Line::new(load, subject.replicas, &measured);
         if args.json {
@@ -175,15 +176,21 @@ async fn measure_all(args: &Args, loads: &[Load], dir: &Path, subject: &Subject)
     Ok(())
 }
 
-/// The raw limits, the ceiling, and the cluster: one after the other.
-async fn round(load: &Load, subject: &Subject, disk: Option<PathBuf>) -> Result<Round> {
+/// The raw limits, the ceiling and the cluster one after the other; the cluster first in every second round, since a disk
+/// may be slower for a while after it was written to.
+async fn round(n: u32, load: &Load, subject: &Subject, disk: Option<PathBuf>) -> Result<Round> {
+    let cluster = async || measure(load, load.start(&subject.manager)?, &subject.pids).await;
+    let first = if n % 2 == 1 { Some(cluster().await?) } else { None };
     let probe = load.clone();
     let raw = tokio::task::spawn_blocking(move || Raw::measure(disk.as_deref(), &probe)).await.doing("measure the machine")??;
     let ceiling = match &subject.ceiling {
         Some(chain) => Some(measure(load, chain.load(load)?, &chain.pids()).await?),
         None => None,
     };
-    let cluster = measure(load, load.start(&subject.manager).await?, &subject.pids).await?;
+    let cluster = match first {
+        Some(measured) => measured,
+        None => cluster().await?,
+    };
     Ok(Round { raw, ceiling, cluster })
 }
 

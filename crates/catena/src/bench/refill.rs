@@ -113,6 +113,7 @@ async fn measure(args: &Args, size: u32, dir: &Path) -> Result<Report> {
     let client = cluster.client().await?;
     note(format_args!("writing {} ...", bytes_short(bytes)));
     data.fill(&client).await?;
+    clients.fill(&client).await?;
     let quiet = alone(&clients, &cluster).await?;
     let (mut without, mut beside) = (Vec::new(), Vec::new());
     for round in 0..args.rounds {
@@ -142,7 +143,7 @@ fn load(workload: Workload, size: u32, chunks: u64, rate: Option<u32>, duration:
 
 /// The clients on the quiet cluster.
 async fn alone(clients: &Load, cluster: &Cluster) -> Result<Latency> {
-    let running = clients.start(&cluster.manager_addr()).await?;
+    let running = clients.start(&cluster.manager_addr())?;
     tokio::time::sleep(clients.duration / 5).await;
     running.count();
     tokio::time::sleep(clients.duration).await;
@@ -153,7 +154,7 @@ async fn alone(clients: &Load, cluster: &Cluster) -> Result<Latency> {
 /// Takes a node's disk away and waits until the empty one in its place holds everything.
 async fn refill(cluster: &mut Cluster, client: &Client, node: u32, bytes: u64, clients: Option<&Load>) -> Result<Fill> {
     let running = match clients {
-        Some(clients) => Some(clients.start(&cluster.manager_addr()).await?),
+        Some(clients) => Some(clients.start(&cluster.manager_addr())?),
         None => None,
     };
     cluster.kill_node(node).await?;
