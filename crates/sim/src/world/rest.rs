@@ -59,6 +59,7 @@ impl World {
             let mut first: Option<(TargetId, Vec<_>)> = None;
             for m in &chain.members {
                 let Some(contents) = self.contents(m.target) else { continue };
+                self.coverage.checked(Rule::Equal);
                 match &first {
                     Some((other, held)) if *held != contents => {
                         let text = format!("targets {other} and {} differ: {held:?} and {contents:?}", m.target);
