@@ -444,6 +444,12 @@ pub const CANARIES: &[Canary] = &[
         within: 3300,
     },
     Canary {
+        name: "report-of-any-chain",
+        rule: "a report counts for the chain it is about",
+        off: &[Off::Manager(cluster::Mutation::ReportOfAnyChain), Off::Manager(cluster::Mutation::SameVersions)],
+        within: 3300,
+    },
+    Canary {
         name: "old-heartbeats",
         rule: "a heartbeat counts only if it is newer than the last",
         off: &[Off::Manager(cluster::Mutation::OldHeartbeats)],

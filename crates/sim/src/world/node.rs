@@ -369,6 +369,7 @@ impl World {
             let good =
                 match bytes {
                     Some(bytes) => self.ledger.compare(key, (*ver, Some(*tag)), 0, bytes),
+                    None if s.lost.contains(key) => Ok(()),
                     None => Err(Rule::GoodBytes
                         .broken(format!("a copy of the disk of target {} has bad bytes as {key} version {ver}", s.id))),
                 };
