@@ -56,6 +56,10 @@ catena_types::mutations! {
     EchoFirstAttempt,
     /// `forward`: a release that comes before the turn of its update is forgotten.
     ForgetEarlyRelease,
+    /// `forward`: payload that was staged or answered still fills the window.
+    KeepRoom,
+    /// `forward`: what a successor says it has staged is not heard.
+    IgnoreCredit,
     /// `forward`: what an update builds on is not compared.
     AnyBase,
     /// `forward`: a target that had committed answers with its present chain version.
@@ -102,6 +106,10 @@ catena_types::mutations! {
     KeepOldRows,
     /// `sink`: the highest version removed is not taken over.
     ForgetFloor,
+    /// `difference`: the last part that differs is not sent.
+    SkipPart,
+    /// `expiry`: sessions that are in use expire, too.
+    ExpireUsed,
     /// `source`: session rows are not sent.
     LoseRows,
     /// `source`: chunks are compared when the page comes, not in their turn.

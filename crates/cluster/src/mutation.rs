@@ -38,6 +38,8 @@ catena_types::mutations! {
     KeepMemoryless,
     /// `hearing`: a member that others cannot reach is out at once, although its lease may run.
     CutOffAtOnce,
+    /// `hearing`: a report counts for whatever chain the target is in now.
+    ReportOfAnyChain,
     /// `heartbeat`: a target that lost its memory gets a lease before its removal.
     GrantBeforeRemoval,
     /// `heartbeat`: a heartbeat counts that is older than the last.

@@ -20,6 +20,8 @@ catena_types::mutations! {
     MergeUnverified,
     /// `stage`: the rest of a cut block is not zeroed.
     KeepCutBytes,
+    /// `patch`: a version made from parts is taken although its checksum is not the one wanted.
+    AnyPatch,
     /// `recover`: the data of records that were not known durable is not looked at.
     TrustTail,
     /// `recover`: what was kept is not flushed before the target is used.

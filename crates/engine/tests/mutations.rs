@@ -9,9 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use catena_engine::disk::mem::MemDisk;
 use catena_engine::mutation::{Mutation, set};
 use catena_engine::{Background, CowStore, StoreKind};
+use catena_types::crc::crc32c;
+use catena_types::store::Part;
 use catena_types::{ChunkStore, Done, Op};
 use common::cuts::{Counts, Cuts, Trace};
-use common::direct::{key, open, read, read_at, turns, write};
+use common::direct::{committed, key, open, read, read_at, turns, write};
 use common::world::{Mix, WRITES, World};
 use common::*;
 
@@ -21,7 +23,7 @@ const IMAGES: u64 = 6_000;
 
 type Hunter = (&'static str, fn());
 
-const HUNTERS: [Hunter; 14] = [
+const HUNTERS: [Hunter; 15] = [
     ("rot in data", rot_in_data),
     ("rot in metadata", rot_in_metadata),
     ("an end of the journal that was torn", common::direct::the_end_of_the_journal_is_written_again),
@@ -31,6 +33,7 @@ const HUNTERS: [Hunter; 14] = [
     ("a lost checksum", a_lost_checksum),
     ("a cut chunk", a_cut_chunk),
     ("zeroes that come late", zeroes_that_come_late),
+    ("a patch of other bytes", a_patch_of_other_bytes),
     ("power cuts, quick disk", || cuts(40, false, &[4096, 8192, 16384], WRITES)),
     ("power cuts, slow disk", || cuts(40, true, &[4096, 8192, 16384], WRITES)),
     ("power cuts, hardly any space", || cuts(9, true, &[4096, 8192], Mix { install: 30, purge: 30, removes: 30, ..WRITES })),
@@ -194,6 +197,18 @@ fn zeroes_that_come_late() {
         store.set_background(REST);
         turns(&mut store);
         assert_eq!(read(&mut store, &key("k"), 1).unwrap(), [7; 20_000][..]);
+    }
+}
+
+/// A patch whose parts make something else than the version that is wanted.
+fn a_patch_of_other_bytes() {
+    for kind in [StoreKind::Cow, StoreKind::InPlace] {
+        let (mut store, _disk) = fresh(kind, 64, 40);
+        write(&mut store, &key("k"), 1, Op::write(0, 8192), &[7; 8192]);
+        let part = Part { offset: 0, len: 4096, crc: crc32c(&[1; 4096]), payload: vec![1; 4096].into() };
+        store.patch(9, &key("k"), committed(2, &[2; 8192]), vec![part]).unwrap();
+        let done = turns(&mut store);
+        assert!(done.iter().any(|d| matches!(d, Done::NotPatched { id: 9 })), "{done:?}");
     }
 }
 

@@ -12,6 +12,7 @@ use catena_chain::mutation as chain;
 use catena_client::mutation as client;
 use catena_cluster::mutation as cluster;
 use catena_engine::mutation as engine;
+use catena_types::mutation as types;
 
 pub use self::list::CANARIES;
 use crate::mutation as node;
@@ -28,8 +29,10 @@ pub enum Off {
     Manager(cluster::Mutation),
     /// Of the chunk engine.
     Engine(engine::Mutation),
-    /// Of a node's driver.
+    /// Of a node's driver, or of the manager's.
     Node(node::Mutation),
+    /// Of what all of them share.
+    Types(types::Mutation),
 }
 
 impl Off {
@@ -40,7 +43,9 @@ impl Off {
             Off::Client(_) => "client",
             Off::Manager(_) => "manager",
             Off::Engine(_) => "engine",
+            Off::Node(node::Mutation::DeposedWrites) => "store of the manager",
             Off::Node(_) => "node",
+            Off::Types(_) => "types",
         }
     }
 }
@@ -89,7 +94,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> Violation {
 
 /// Switches these lines for what runs on this thread, and no others.
 pub fn switch(off: &[Off]) {
-    let mut lines = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut lines = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for off in off {
         match *off {
             Off::Chain(m) => lines.0.push(m),
@@ -97,6 +102,7 @@ pub fn switch(off: &[Off]) {
             Off::Manager(m) => lines.2.push(m),
             Off::Engine(m) => lines.3.push(m),
             Off::Node(m) => lines.4.push(m),
+            Off::Types(m) => lines.5.push(m),
         }
     }
     chain::set(&lines.0);
@@ -104,6 +110,7 @@ pub fn switch(off: &[Off]) {
     cluster::set(&lines.2);
     engine::set(&lines.3);
     node::set(&lines.4);
+    types::set(&lines.5);
 }
 
 /// Hunts all of them, some at a time on threads of their own; gives what became of each, in order.

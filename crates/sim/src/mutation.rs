@@ -8,6 +8,8 @@ catena_types::mutations! {
     OldConnections,
     /// `node`: a target acts on routing older than its first grant.
     OldRouting,
+    /// `manager`: the store takes the writes of a manager that another one has followed.
+    DeposedWrites,
     /// `node`: the clock is read before the event is, so that a pause lies between them.
     OldClock,
 }

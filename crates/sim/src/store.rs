@@ -21,8 +21,8 @@ use crate::rng::Rng;
 
 #[derive(Clone, Debug)]
 enum Record {
-    /// With whether the version is rotten.
-    Stage(ChunkKey, u32, Staged, Bytes, bool),
+    /// With what is wrong with the version.
+    Stage(ChunkKey, u32, Staged, Bytes, Flaw),
     Commit(ChunkKey, Ver, ChainVer),
     Unstage(ChunkKey, Ver),
     Install(ChunkKey, u32, Committed, Bytes),
@@ -33,6 +33,16 @@ enum Record {
     PutSession(SessionId, SessionRow),
     DropSession(SessionId, Seq),
     Floor(Ver),
+}
+
+/// What is wrong with the bytes of a version that is staged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flaw {
+    None,
+    /// It keeps rotten bytes of its base: good ones, if that never rotted.
+    Rot,
+    /// It keeps bytes of a base that nobody had.
+    Lost,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -57,9 +67,9 @@ pub struct Contents {
 impl Contents {
     fn apply(&mut self, record: &Record) {
         match record.clone() {
-            Record::Stage(key, size, staged, bytes, rotten) => {
+            Record::Stage(key, size, staged, bytes, flaw) => {
                 let chunk = self.chunks.entry(key).or_default();
-                (chunk.size, chunk.staged, chunk.rotten.1) = (size, Some((staged, bytes)), rotten);
+                (chunk.size, chunk.staged, chunk.rotten.1) = (size, Some((staged, bytes)), flaw != Flaw::None);
             }
             Record::Commit(key, ver, chain_ver) => self.commit(&key, ver, chain_ver),
             Record::Unstage(key, ver) => {
@@ -265,9 +275,9 @@ impl ModelStore {
         std::mem::take(&mut self.found)
     }
 
-    /// Whether a committed version is rotten.
-    pub(crate) fn is_rotten(&self) -> bool {
-        self.memory.chunks.values().any(|c| c.rotten.0)
+    /// Committed versions that are rotten.
+    pub(crate) fn rotten(&self) -> u64 {
+        self.memory.chunks.values().filter(|c| c.rotten.0).count() as u64
     }
 
     /// The disk of the open store rots: see [`Contents::rot`].
@@ -286,8 +296,8 @@ impl ModelStore {
     pub(crate) fn heal(&mut self) -> bool {
         let medium = self.medium.heal();
         for record in &mut self.records {
-            if let Record::Stage(.., rotten) = record {
-                *rotten = false;
+            if let Record::Stage(.., flaw @ Flaw::Rot) = record {
+                *flaw = Flaw::None;
             }
         }
         self.memory.heal() || medium
@@ -449,7 +459,12 @@ impl ChunkStore for ModelStore {
         }
         let (len, checksum) = if remove { (0, 0) } else { (bytes.len() as u32, crc32c(&bytes)) };
         let staged = Staged { ver: r.ver, chain_ver: r.chain_ver, len, checksum, tag: r.tag, remove, durable: true };
-        let stage = Record::Stage(r.key.clone(), r.chunk_size, staged, bytes.into(), keeps);
+        let flaw = match keeps {
+            true if chunk.lost => Flaw::Lost,
+            true => Flaw::Rot,
+            false => Flaw::None,
+        };
+        let stage = Record::Stage(r.key.clone(), r.chunk_size, staged, bytes.into(), flaw);
         if fails {
             // Blocks that it would have had to read: there is no record of it.
             self.memory.apply(&stage);

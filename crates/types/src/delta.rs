@@ -3,6 +3,7 @@
 //! What must hold: a change that does not fit what one has is not applied; what is applied equals the snapshot of its
 //! version.
 
+use crate::mutation::{Mutation, is};
 use crate::routing::Routing;
 
 /// The rows of the routing that have changed since a version. Rows are never removed by one: that takes a snapshot.
@@ -20,7 +21,10 @@ impl RoutingDelta {
     /// The routing to which it leads; `None` if it does not fit, or leads nowhere.
     pub fn apply(&self, have: &Routing) -> Option<Routing> {
         let changed = &self.changed;
-        if have.cluster != changed.cluster || have.version < self.since || have.version >= changed.version {
+        if have.cluster != changed.cluster
+            || (have.version < self.since && !is(Mutation::DeltaFromAnywhere))
+            || have.version >= changed.version
+        {
             return None;
         }
         Some(Routing {

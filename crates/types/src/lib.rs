@@ -10,7 +10,7 @@ pub mod delta;
 pub mod error;
 pub mod ids;
 pub mod limits;
-mod mutation;
+pub mod mutation;
 pub mod routing;
 pub mod store;
 

@@ -2,6 +2,7 @@
 //!
 //! [`mutations!`](crate::mutations) makes a crate's list of them. Each is a question asked at one line of the code that
 //! ships; without the crate's feature `mutations` the answer is a constant `false`, and nothing of it is left.
+#![cfg_attr(not(feature = "mutations"), allow(dead_code, unreachable_pub))]
 
 /// Makes the `Mutation` of a crate: the list, the question `is`, and with the feature `mutations` the switch `set`.
 #[macro_export]
@@ -50,4 +51,9 @@ macro_rules! mutations {
         #[cfg(feature = "mutations")]
         pub use active::set;
     };
+}
+
+crate::mutations! {
+    /// `delta`: what has changed since some version is applied to an older one.
+    DeltaFromAnywhere,
 }

@@ -15,6 +15,7 @@ use super::read::Reading;
 use super::source::{patchable, same};
 use super::{Cx, Replica};
 use crate::api::Payload;
+use crate::mutation::{Mutation, is};
 
 /// Most parts a chunk is sent in; parts that lie near each other are sent as one where there are more.
 const MOST_PARTS: usize = 256;
@@ -104,6 +105,7 @@ impl<P: Clone> Replica<P> {
             return self.send_whole(cx, key, committed);
         }
         coalesce(&mut parts, MOST_PARTS);
+        parts.truncate(parts.len() - usize::from(is(Mutation::SkipPart) && !parts.is_empty()));
         (difference.parts, difference.reading) = (parts.len() as u32, parts.len() as u32);
         for part in &parts {
             let (offset, end) = (part.start * BLOCK, (part.end * BLOCK).min(committed.len));

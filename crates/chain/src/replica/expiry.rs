@@ -12,6 +12,7 @@ use catena_types::{SessionId, Time};
 use catena_wire::peer::{Body, Expire, SessionSeq};
 
 use super::{Cx, Replica};
+use crate::mutation::{Mutation, is};
 
 /// Pause between two pages, in nanoseconds.
 const PAUSE: Time = 10_000_000;
@@ -63,7 +64,8 @@ impl<P: Clone> Replica<P> {
             return;
         };
         (expiry.cursor, expiry.due) = (Some(*last), cx.now + PAUSE);
-        let idle = page.into_iter().filter(|(id, _)| !expiry.used.contains(id) && !self.sessions.runs(*id));
+        let used = |id: &SessionId| (expiry.used.contains(id) || self.sessions.runs(*id)) && !is(Mutation::ExpireUsed);
+        let idle = page.into_iter().filter(|(id, _)| !used(id));
         let idle: Vec<SessionSeq> = idle.map(|(id, row)| SessionSeq { id, seq: row.seq }).collect();
         self.drop_sessions(cx, Expire { idle });
     }

@@ -42,7 +42,7 @@ impl Window {
 
     /// The successor needs what was sent in its buffers no more, or it is of no use any more.
     fn give_back(&mut self, attempt: u64) {
-        self.used -= self.sent.remove(&attempt).unwrap_or(0);
+        self.used -= self.sent.remove(&attempt).filter(|_| !is(Mutation::KeepRoom)).unwrap_or(0);
     }
 
     /// As [`Window::give_back`], for whoever got an update.
@@ -222,7 +222,8 @@ impl<P: Clone> Replica<P> {
 
     /// The successor has staged what it got in these attempts.
     pub(super) fn on_credit(&mut self, credit: Credit) {
-        credit.attempts.into_iter().for_each(|attempt| self.window.give_back(attempt));
+        let heard = credit.attempts.into_iter().filter(|_| !is(Mutation::IgnoreCredit));
+        heard.for_each(|attempt| self.window.give_back(attempt));
     }
 
     /// Sends what has room in the window now. Called after every event.

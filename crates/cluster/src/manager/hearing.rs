@@ -56,7 +56,7 @@ impl Manager {
         let live = self.targets.get(&target);
         let report = self.report(target);
         // Of a target that was moved here, the report may still be about the chain it came from.
-        let about = report.filter(|r| r.chain == chain.id);
+        let about = report.filter(|r| r.chain == chain.id || is(Mutation::ReportOfAnyChain));
         let moving = self.state.moves.get(&chain.id).filter(|m| m.leaving == target && m.joining != target);
         let serves = |t| chain.state_of(t) == Some(PublicState::Serving);
         TargetFacts {

@@ -1,6 +1,6 @@
 //! The list of canaries: first the rules of the fine print, in order, then the others, the manager's, a node's, the engine's.
 
-use super::{Canary, Off, chain, client, cluster, engine, node};
+use super::{Canary, Off, chain, client, cluster, engine, node, types};
 
 /// All of them.
 pub const CANARIES: &[Canary] = &[
@@ -39,6 +39,12 @@ pub const CANARIES: &[Canary] = &[
         rule: "an attempt without an answer may have had an effect",
         off: &[Off::Client(client::Mutation::LostHadNoEffect)],
         within: 250,
+    },
+    Canary {
+        name: "client-old-reject",
+        rule: "a client takes a reject only of its newest attempt, or when no other can act",
+        off: &[Off::Client(client::Mutation::AnyReject), Off::Client(client::Mutation::RejectIsFinal)],
+        within: 100,
     },
     Canary {
         name: "forget-rejects",
@@ -101,6 +107,12 @@ pub const CANARIES: &[Canary] = &[
         within: 100,
     },
     Canary {
+        name: "confirm-unconfirmed",
+        rule: "only a confirmed target confirms its successor",
+        off: &[Off::Chain(chain::Mutation::ConfirmUnconfirmed)],
+        within: 6000,
+    },
+    Canary {
         name: "ignore-lease",
         rule: "reads and updates need a lease",
         off: &[Off::Chain(chain::Mutation::IgnoreLease)],
@@ -140,6 +152,12 @@ pub const CANARIES: &[Canary] = &[
         name: "old-routing",
         rule: "a restarted node acts on no routing older than its first grant",
         off: &[Off::Node(node::Mutation::OldRouting), Off::Manager(cluster::Mutation::GrantBeforeRemoval)],
+        within: 100,
+    },
+    Canary {
+        name: "delta-from-anywhere",
+        rule: "what has changed since a version is not applied to an older one",
+        off: &[Off::Types(types::Mutation::DeltaFromAnywhere)],
         within: 100,
     },
     Canary {
@@ -299,6 +317,18 @@ pub const CANARIES: &[Canary] = &[
         within: 200,
     },
     Canary {
+        name: "keep-room",
+        rule: "payload that was staged or answered leaves room for more",
+        off: &[Off::Chain(chain::Mutation::KeepRoom)],
+        within: 100,
+    },
+    Canary {
+        name: "ignore-credit",
+        rule: "room does not depend on the successor's own successor",
+        off: &[Off::Chain(chain::Mutation::IgnoreCredit)],
+        within: 4500,
+    },
+    Canary {
         name: "skip-sink",
         rule: "settled chunks are forwarded to the sink",
         off: &[Off::Chain(chain::Mutation::SkipSink)],
@@ -315,6 +345,12 @@ pub const CANARIES: &[Canary] = &[
         rule: "session rows are sent by a resync",
         off: &[Off::Chain(chain::Mutation::LoseRows)],
         within: 1100,
+    },
+    Canary {
+        name: "expire-used",
+        rule: "a session that is in use does not expire",
+        off: &[Off::Chain(chain::Mutation::ExpireUsed)],
+        within: 4500,
     },
     Canary {
         name: "forget-floor",
@@ -339,6 +375,12 @@ pub const CANARIES: &[Canary] = &[
         name: "keep-extra",
         rule: "what only the sink has is removed",
         off: &[Off::Chain(chain::Mutation::KeepExtra)],
+        within: 100,
+    },
+    Canary {
+        name: "patch-unchecked",
+        rule: "a patch makes the version wanted, or nothing",
+        off: &[Off::Chain(chain::Mutation::SkipPart), Off::Engine(engine::Mutation::AnyPatch)],
         within: 100,
     },
     Canary {
@@ -402,6 +444,12 @@ pub const CANARIES: &[Canary] = &[
         within: 3300,
     },
     Canary {
+        name: "report-of-any-chain",
+        rule: "a report counts for the chain it is about",
+        off: &[Off::Manager(cluster::Mutation::ReportOfAnyChain), Off::Manager(cluster::Mutation::SameVersions)],
+        within: 3300,
+    },
+    Canary {
         name: "old-heartbeats",
         rule: "a heartbeat counts only if it is newer than the last",
         off: &[Off::Manager(cluster::Mutation::OldHeartbeats)],
@@ -429,6 +477,12 @@ pub const CANARIES: &[Canary] = &[
         name: "version-back",
         rule: "routing never goes back",
         off: &[Off::Manager(cluster::Mutation::VersionBack)],
+        within: 100,
+    },
+    Canary {
+        name: "deposed-writes",
+        rule: "the store refuses the writes of a manager that another one has followed",
+        off: &[Off::Node(node::Mutation::DeposedWrites)],
         within: 100,
     },
     Canary {

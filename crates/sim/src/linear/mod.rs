@@ -173,6 +173,15 @@ impl History {
         }
     }
 
+    /// What clients heard of the checksum of this whole chunk says nothing.
+    pub fn forget_checksums(&mut self, key: &[u8]) {
+        for record in self.records.iter_mut().filter(|r| r.key == key) {
+            if let Outcome::Updated(seen) | Outcome::Read { seen, .. } = &mut record.outcome {
+                seen.checksum = None;
+            }
+        }
+    }
+
     /// All operations, in the order they were added.
     pub fn records(&self) -> &[Record] {
         &self.records

@@ -48,6 +48,7 @@ impl World {
         if !open.replica.may_serve(self.nodes[node].local(self.now)) {
             return None;
         }
+        self.coverage.checked(Rule::OneConfiguration);
         let state = self.manager.state_of(id);
         let text = || format!("target {id} may serve under chain version {}, and is {state:?}", open.replica.chain_ver());
         (state != Some(PublicState::Serving)).then(|| Rule::OneConfiguration.broken(text()))
@@ -58,7 +59,9 @@ impl World {
         let opens = chain.iter().filter_map(|m| Some((m.target, self.open_of(m.target)?)));
         let able = |open: &Open, n: usize| open.replica.answers_queries(self.nodes[n].local(self.now));
         let mut tails = opens.filter(|(_, (n, open))| able(open, *n));
-        let (one, other) = (tails.next()?, tails.next()?);
+        let one = tails.next()?;
+        self.coverage.checked(Rule::OneAnswer);
+        let other = tails.next()?;
         let tails: Vec<_> = [one, other].into_iter().chain(tails).collect();
         for key in self.keys.iter() {
             let mut first: Option<(TargetId, Ver)> = None;
@@ -88,6 +91,7 @@ impl World {
         let serves = open.replica.may_serve(self.nodes[node].local(self.now));
         for (key, meta) in self.keys.iter().zip(self.held(open).metas) {
             let Some(ChunkMeta { committed: Some(c), staged: Some(s), .. }) = meta else { continue };
+            self.coverage.checked(Rule::Versions);
             if s.ver <= c.ver || (serves && s.ver != c.ver + 1) {
                 let text = format!("target {id} holds {key} committed {} with {} staged", c.ver, s.ver);
                 return Some(Rule::Versions.broken(text));
@@ -108,6 +112,7 @@ impl World {
             .collect();
         for (i, (down, d)) in serving.iter().enumerate() {
             for (up, u) in serving[..i].iter().filter(|(_, u)| u.open.replica.chain_ver() == d.open.replica.chain_ver()) {
+                self.coverage.checked(Rule::Order);
                 for (n, key) in self.keys.iter().enumerate() {
                     if let Some(c) = d.metas[n].and_then(|m| m.committed).filter(|c| !holds(u.metas[n], u.floor, c.ver)) {
                         let ver = c.ver;
@@ -176,6 +181,7 @@ impl World {
             let Some(chain) = routing.chain_of(key.as_bytes()).and_then(|c| routing.chain(c)) else { continue };
             let counts = |m: &&Member| matches!(m.state(), PublicState::Serving | PublicState::LastSrv);
             for m in chain.members.iter().filter(counts) {
+                self.coverage.checked(rule);
                 if let Some(what) = self.lacks(m.target, &key, ver) {
                     let text = format!(
                         "a client was told of {key} version {ver}, which {:?} target {} lacks: {what}",
@@ -209,6 +215,8 @@ impl World {
         let before = self.checks.routing.clone();
         for chain in &routing.chains {
             let old = before.as_ref().and_then(|r| r.chain(chain.id));
+            self.coverage.checked(Rule::Membership);
+            self.coverage.checked(Rule::Replicas);
             self.fail_if(one_sink(chain));
             self.fail_if(membership(chain, old));
             self.fail_if(replicas(routing, chain, old, self.plan.replicas as usize));
@@ -246,7 +254,7 @@ impl World {
                 return Err(Rule::Sync.broken(text));
             }
         }
-        self.coverage.hit("rule a sink that joins is equal");
+        self.coverage.checked(Rule::Sync);
         Ok(())
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Lane {
     call: Option<Call>,
     /// Number of the present call: late answers name another.
     number: u64,
+    /// A refusal that comes behind the next attempt under a newer chain version.
+    late: Option<Answer>,
 }
 
 pub(super) struct Call {
@@ -76,7 +78,7 @@ impl Client {
             .map(|n| {
                 let client = rng.bits() << 8 | n as u64;
                 let new = |channel| Channel::new(SessionId { client, channel });
-                let lane = |n| Lane { channel: new(n), spare: new(n + 100), call: None, number: 0 };
+                let lane = |n| Lane { channel: new(n), spare: new(n + 100), call: None, number: 0, late: None };
                 Client { lanes: (0..plan.lanes as u32).map(lane).collect(), routing: Arc::default(), refreshing: false }
             })
             .collect()
@@ -289,6 +291,10 @@ impl World {
             attempt.target = routing.chain(attempt.chain).and_then(|c| c.tail()).unwrap_or(attempt.target);
         }
         self.coverage.hit("client attempt");
+        let chain_ver = attempt.chain_ver;
+        if let Some(answer) = self.clients[client].lanes[lane].late.take_if(|a| a.attempt.chain_ver < chain_ver) {
+            self.at(self.now, Ev::Answer { answer: Box::new(answer) });
+        }
         let stalled = self.rng.below(100) < self.plan.stall_in_100;
         match if self.faults_stopped { 99 } else { self.rng.below(100) } {
             0 => self.coverage.hit("fault request lost"),
@@ -349,6 +355,7 @@ impl World {
             None => {
                 let bytes = payload.map(|p| p.data).unwrap_or_default();
                 if let Event::Read(read) = &request.event {
+                    self.coverage.checked(Rule::GoodBytes);
                     let version = (reply.ver, None);
                     let good = if read.relaxed && reply.staged {
                         // The update may have been refused while its bytes were read.
@@ -365,6 +372,7 @@ impl World {
     }
 
     pub(super) fn answer(&mut self, request: &Request, what: Answered) {
+        self.coverage.checked(Rule::Answers);
         if let Answered::Failure(failure) = &what {
             self.coverage.hit(format!("code {:?}", failure.code()));
             if matches!(request.event, Event::Update(_)) {
@@ -374,7 +382,15 @@ impl World {
         if !self.faults_stopped && self.rng.chance(1, 100) {
             return self.coverage.hit("fault answer lost");
         }
+        let late = match &what {
+            Answered::Failure(f) if matches!(request.event, Event::Update(_)) => self.delays_refusal(f, request.attempt.target),
+            _ => false,
+        };
         let answer = Answer { client: request.client, lane: request.lane, call: request.call, attempt: request.attempt, what };
+        if late {
+            self.clients[request.client].lanes[request.lane].late = Some(answer);
+            return;
+        }
         self.after(self.plan.net, Ev::Answer { answer: Box::new(answer) });
     }
 
@@ -437,6 +453,7 @@ impl World {
             Outcome::Updated(Seen { ver: Some(ver), .. }) => self.saw(&call.key, ver, true),
             Outcome::Read { seen: Seen { ver: Some(ver), .. }, .. } => self.saw(&call.key, ver, false),
             Outcome::Rejected | Outcome::Absent | Outcome::PreconditionFailed(_) => {
+                self.coverage.checked(Rule::RejectsFinal);
                 let refused = self.ledger.refuse(call.id);
                 self.fail_if(refused);
             }

@@ -1,11 +1,43 @@
 //! How often each fault, event, command, error and rule occurred: a run in which one never does proves nothing about it.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use catena_chain::Counters;
+use catena_wire::peer::Body;
+
+use super::Rule;
+
+/// What replicas say to each other.
+pub(super) const MESSAGES: [&str; 24] = [
+    "Forward",
+    "Release",
+    "Reply",
+    "Reject",
+    "Query",
+    "Answer",
+    "Confirm",
+    "SyncPage",
+    "Page",
+    "SyncPut",
+    "SyncDrop",
+    "Synced",
+    "SyncSessions",
+    "SyncDone",
+    "SyncDoneReply",
+    "Fetch",
+    "Fetched",
+    "SyncSums",
+    "Sums",
+    "SyncPart",
+    "SyncPatch",
+    "SyncLost",
+    "Expire",
+    "Credit",
+];
 
 /// Counts by name.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +45,39 @@ pub struct Coverage {
     /// By where a fixed name lies in memory: several are counted per event. One name may lie at several places.
     fixed: HashMap<(usize, usize), (&'static str, u64), BuildHasherDefault<Address>>,
     made: BTreeMap<String, u64>,
+    /// Messages that have arrived, and checks made.
+    messages: [u64; MESSAGES.len()],
+    checked: [Cell<u64>; Rule::ALL.len()],
+}
+
+/// Where a message is in [`MESSAGES`].
+fn kind(body: &Body) -> usize {
+    match body {
+        Body::Forward(_) => 0,
+        Body::Release(_) => 1,
+        Body::Reply(_) => 2,
+        Body::Reject(_) => 3,
+        Body::Query(_) => 4,
+        Body::Answer(_) => 5,
+        Body::Confirm(_) => 6,
+        Body::SyncPage(_) => 7,
+        Body::Page(_) => 8,
+        Body::SyncPut(_) => 9,
+        Body::SyncDrop(_) => 10,
+        Body::Synced(_) => 11,
+        Body::SyncSessions(_) => 12,
+        Body::SyncDone(_) => 13,
+        Body::SyncDoneReply(_) => 14,
+        Body::Fetch(_) => 15,
+        Body::Fetched(_) => 16,
+        Body::SyncSums(_) => 17,
+        Body::Sums(_) => 18,
+        Body::SyncPart(_) => 19,
+        Body::SyncPatch(_) => 20,
+        Body::SyncLost(_) => 21,
+        Body::Expire(_) => 22,
+        Body::Credit(_) => 23,
+    }
 }
 
 /// Addresses as they are, mixed a little.
@@ -43,10 +108,23 @@ impl Coverage {
         }
     }
 
+    /// A message has arrived.
+    pub(super) fn message(&mut self, body: &Body) {
+        self.messages[kind(body)] += 1;
+    }
+
+    /// The promise was looked at where it might have been broken.
+    pub(super) fn checked(&self, rule: Rule) {
+        let count = &self.checked[rule as usize];
+        count.set(count.get() + 1);
+    }
+
     /// Adds the counts of another run.
     pub fn merge(&mut self, other: &Coverage) {
         other.fixed.values().for_each(|&(name, n)| self.add(name, n));
         other.made.iter().for_each(|(name, n)| self.add(name.clone(), *n));
+        self.messages.iter_mut().zip(other.messages).for_each(|(mine, n)| *mine += n);
+        self.checked.iter().zip(&other.checked).for_each(|(mine, n)| mine.set(mine.get() + n.get()));
     }
 
     /// How often.
@@ -55,10 +133,13 @@ impl Coverage {
     }
 
     /// Every name with its count.
-    fn counts(&self) -> BTreeMap<&str, u64> {
-        let made = self.made.iter().map(|(name, &n)| (name.as_str(), n));
+    fn counts(&self) -> BTreeMap<Cow<'_, str>, u64> {
+        let fixed = self.fixed.values().map(|&(name, n)| (Cow::Borrowed(name), n));
+        let made = self.made.iter().map(|(name, &n)| (Cow::Borrowed(name.as_str()), n));
+        let messages = MESSAGES.iter().zip(self.messages).map(|(name, n)| (Cow::Owned(format!("message {name}")), n));
+        let checked = Rule::ALL.iter().zip(&self.checked).map(|(rule, n)| (Cow::Owned(format!("checked {rule}")), n.get()));
         let mut all = BTreeMap::new();
-        self.fixed.values().copied().chain(made).for_each(|(name, n)| *all.entry(name).or_insert(0) += n);
+        fixed.chain(made).chain(messages).chain(checked).for_each(|(name, n)| *all.entry(name).or_insert(0) += n);
         all
     }
 

@@ -69,8 +69,8 @@ struct Seen {
     /// Those of all passes that have not been reported.
     unreported: u64,
     passes: u64,
-    /// Passes in a row that found nothing, since the faults stopped.
-    clean: u64,
+    /// What the last two passes that ended found, the newest first, since the faults stopped.
+    last: [Option<u64>; 2],
 }
 
 impl Medium {
@@ -302,7 +302,7 @@ impl Store {
             Store::Real(real) => {
                 real.store.set_background(background);
                 if last {
-                    real.scrub.clean = 0;
+                    real.scrub.last = [None; 2];
                 }
             }
         }
@@ -316,14 +316,15 @@ impl Store {
         }
     }
 
-    /// How the scrub stands, unless a whole pass that began after the faults had stopped has found nothing.
-    pub(super) fn not_scrubbed(&self) -> Option<ScrubStatus> {
+    /// How the scrub stands, unless a whole pass that began after the faults had stopped has found no more than `lost` chunks.
+    pub(super) fn not_scrubbed(&self, lost: u64) -> Option<ScrubStatus> {
         let real = match self {
-            Store::Model(store) => return store.is_rotten().then(ScrubStatus::default),
+            Store::Model(store) => return (store.rotten() > lost).then(ScrubStatus::default),
             Store::Real(real) => real,
         };
-        // The first clean pass may have begun before.
-        (real.scrub.clean < 2 && !real.store.scan(b"", 1).is_empty()).then(|| real.store.scrub_status())
+        // The first of the two may have begun before.
+        let clean = real.scrub.last.iter().all(|bad| bad.is_some_and(|bad| bad <= lost));
+        (!clean && !real.store.scan(b"", 1).is_empty()).then(|| real.store.scrub_status())
     }
 
     /// Its disk rots; gives how many places.
@@ -400,7 +401,7 @@ impl Real {
         seen.bad = status.bad;
         if status.passes != seen.passes {
             seen.passes = status.passes;
-            seen.clean = if status.bad == 0 { seen.clean + 1 } else { 0 };
+            seen.last = [Some(status.bad), seen.last[0]];
         }
     }
 

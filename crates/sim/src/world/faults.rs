@@ -1,6 +1,6 @@
 //! What goes wrong, when, and how it ends.
 
-use catena_types::{Class, Code, Failure};
+use catena_types::{Class, Code, Failure, PublicState, Routing, TargetId};
 use catena_wire::peer::Body;
 
 use super::disk::Store;
@@ -39,6 +39,11 @@ pub(super) const KINDS: [&str; 24] = [
 
 /// Those that make replicas move.
 pub(super) const MOVING: std::ops::Range<usize> = 21..24;
+
+/// Which of them is a pause, which are corrupt reads, and which an empty disk in the place of another.
+pub(super) const PAUSE: usize = 4;
+pub(super) const CORRUPT_READS: usize = 12;
+pub(super) const DISK_SWAPPED: usize = 17;
 
 /// Which of them is bit rot.
 pub(super) const ROT: usize = 14;
@@ -156,7 +161,8 @@ impl World {
                 self.after(1500 * MS, Ev::Room { node, slot });
             }
             _ => {
-                let one_in = self.rng.between(2, 10);
+                // Where a resync is to give up on a chunk, reading it again does not help.
+                let one_in = if self.plan.chain.unreadable_tries == 1 { 1 } else { self.rng.between(2, 10) };
                 let slot = self.rng.below(self.plan.targets as u64) as usize;
                 if let Some(open) = &mut self.nodes[node].slots[slot].open {
                     open.store.set_corrupt(one_in);
@@ -249,6 +255,41 @@ impl World {
             let at = self.now + self.rng.delay(self.plan.net);
             self.at(at, Ev::Blackout);
         }
+    }
+
+    /// A target joins: the member before it hears neither of that nor from it for as long as its lease may last.
+    pub(super) fn strike_joins(&mut self, present: &Routing, next: &Routing) {
+        if !self.plan.late_joins || self.faults_stopped {
+            return;
+        }
+        for chain in &next.chains {
+            let Some(before) = present.chain(chain.id) else { continue };
+            let joins = |t: &TargetId| before.state_of(*t) == Some(PublicState::Syncing);
+            let (Some(tail), Some(joined)) = (before.tail(), chain.serving().find(joins)) else { continue };
+            let (Some((tail, _)), Some((joined, _))) = (self.slot_of(tail), self.slot_of(joined)) else { continue };
+            if self.rng.chance(1, 2) {
+                self.coverage.hit("fault at a join");
+                let until = self.now + u64::from(self.plan.lease_ms) * MS;
+                self.nodes[tail].process.iter_mut().for_each(|p| p.deaf.fill(until));
+                for (from, to) in [(MANAGER, tail), (joined, tail)] {
+                    self.net.blocked.insert((from, to));
+                    self.at(until, Ev::Heal { from, to });
+                }
+            }
+        }
+    }
+
+    /// A client is refused: its head falls, and it hears of it only when it has asked the next one.
+    pub(super) fn delays_refusal(&mut self, failure: &Failure, head: TargetId) -> bool {
+        let struck = self.plan.late_refusals && failure.class() == Class::Rejected && !self.faults_stopped;
+        if !struck || !self.rng.chance(1, 4) {
+            return false;
+        }
+        self.coverage.hit("fault refusal late");
+        if let Some((node, _)) = self.slot_of(head) {
+            self.at(self.now, Ev::Fall { node, power: false });
+        }
+        true
     }
 
     fn break_links(&mut self, which: impl Fn(Place, Place) -> bool) {

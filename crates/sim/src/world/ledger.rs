@@ -23,6 +23,8 @@ pub(super) struct Ledger {
     by_version: BTreeMap<(ChunkKey, Ver), Tag>,
     /// Updates whose clients were told that they had no effect.
     refused: BTreeSet<Tag>,
+    /// Chunks that a resync has lost at some time: nobody need have them at the end.
+    lost: BTreeSet<ChunkKey>,
     /// What each update made of the chunk it was staged on.
     contents: BTreeMap<(ChunkKey, Ver, Tag), Bytes>,
 }
@@ -44,6 +46,11 @@ impl Ledger {
             Some(ver) => Err(Rule::RejectsFinal.broken(format!("update {tag} was refused, and is version {ver}"))),
             None => Ok(()),
         }
+    }
+
+    /// Chunks that a resync has lost at some time.
+    pub(super) fn lost(&self) -> &BTreeSet<ChunkKey> {
+        &self.lost
     }
 
     /// Some replica stages it over what it has committed.
@@ -116,8 +123,10 @@ impl Ledger {
         Ok(())
     }
 
-    /// Tells the history what became of the updates whose clients do not know.
+    /// Tells the history what became of the updates whose clients do not know. An update of a part of a chunk that nobody
+    /// has makes a version whose other parts nobody has either: its checksum fits no bytes, as it must, lest it reads as some.
     pub(super) fn resolve(&self, history: &mut History) {
+        self.lost.iter().for_each(|key| history.forget_checksums(key.as_bytes()));
         for (id, tag) in &self.asked {
             history.resolve(*id, self.by_tag.get(tag).copied());
         }
@@ -204,6 +213,7 @@ impl ChunkStore for Recorded<'_> {
             let text = format!("a serving target loses {key} {committed:?}");
             self.broken.get_or_insert(Rule::Versions.broken(text));
         }
+        self.ledger.lost.insert(key.clone());
         self.store.install_lost(id, key, size, committed)
     }
     fn sums(&mut self, id: u64, key: &ChunkKey, ver: Ver) {

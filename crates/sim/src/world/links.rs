@@ -162,6 +162,8 @@ impl World {
         }
         let slot = self.nodes[to.0].slots.iter().position(|s| s.id == msg.to && s.shard == to.1 && s.open.is_some());
         if let Some(slot) = slot {
+            msg.body.iter().for_each(|body| self.coverage.message(body));
+            self.coverage.checked(super::Rule::Peers);
             self.give(to.0, slot, Event::Peer { msg, payload });
         }
     }

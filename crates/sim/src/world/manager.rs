@@ -10,6 +10,7 @@ use catena_types::{Chain, PublicState, Routing, RoutingDelta, TargetId, Time};
 use catena_wire::manager::{AdminReply, AdminRequest, HeartbeatRequest, InitRequest, RegisterRequest, StatusReply, Task};
 
 use super::{Ev, MS, Plan, Rule, World};
+use crate::mutation::{Mutation, is};
 
 /// The end of a link that is the manager, for partitions.
 pub(super) const MANAGER: usize = usize::MAX;
@@ -172,6 +173,7 @@ impl World {
         if let Some(routing) = decided.map(|state| Arc::new(state.routing())) {
             self.manager.decided = routing.version;
             self.check_routing(&routing);
+            self.strike_joins(&self.manager.routing(), &routing);
         }
         let Some(state) = self.manager.elected.as_mut().and_then(Primary::store_next) else { return };
         let at = (self.now + self.rng.delay(self.plan.store)).max(self.manager.hangs_until);
@@ -181,7 +183,7 @@ impl World {
 
     /// A write reaches the store, whether or not its manager is still there to hear of it.
     pub(super) fn on_save(&mut self, term: u64, state: &State) {
-        if term != self.manager.term {
+        if term != self.manager.term && !is(Mutation::DeposedWrites) {
             return self.coverage.hit("write of an earlier term refused");
         }
         if state.version < self.manager.stored.version {
@@ -195,9 +197,8 @@ impl World {
             self.note(|| format!("chain table of {} chains", state.table.len()));
             self.after(MS, Ev::Fault);
         }
+        let ready = self.manager.elected.as_mut().map(Primary::has_stored).unwrap_or_default();
         self.publish();
-        let Some(primary) = self.manager.elected.as_mut() else { return };
-        let ready = primary.has_stored();
         ready.into_iter().for_each(|answer| self.manager_answers(answer));
         self.store_next();
     }
@@ -207,12 +208,18 @@ impl World {
         if self.manager.stored.version == self.manager.published {
             return;
         }
-        self.manager.published = self.manager.stored.version;
+        let before = std::mem::replace(&mut self.manager.published, self.manager.stored.version);
+        // Whoever missed the version before cannot use what has changed since.
+        let delta = self.manager.elected.as_ref().and_then(|p| p.routing_since(before).1);
+        let delta = delta.filter(|_| self.manager.published.is_multiple_of(2));
         let routing = self.manager.routing();
         self.note(|| format!("routing {}", describe(&routing)));
         for node in 0..self.nodes.len() {
             if !self.blocked(MANAGER, node) && self.rng.chance(3, 4) {
-                self.push_routing(node, &routing);
+                match &delta {
+                    Some(delta) => self.push_delta(node, delta),
+                    None => self.push_routing(node, &routing),
+                }
             }
         }
     }
@@ -230,7 +237,10 @@ impl World {
     pub(super) fn push_delta(&mut self, node: usize, delta: &RoutingDelta) {
         let Some(process) = self.nodes[node].process() else { return };
         for shard in 0..self.plan.shards {
-            let Some(routing) = self.nodes[node].routing_of(shard).and_then(|have| delta.apply(have)) else { continue };
+            let Some(routing) = self.nodes[node].routing_of(shard).and_then(|have| delta.apply(have)) else {
+                self.coverage.hit("routing delta refused");
+                continue;
+            };
             self.coverage.hit("routing delta applied");
             let at = self.now + self.rng.delay(self.plan.net * 4);
             self.at(at, Ev::Route { node, process, shard, routing: Arc::new(routing) });
@@ -252,6 +262,7 @@ impl World {
         self.note(|| format!("node {} registers: incarnation {incarnation} {failure:?}", node + 1));
         if let Some(failure) = &failure {
             self.coverage.hit(format!("register {:?}", failure.code()));
+            self.coverage.hit(format!("code {:?}", failure.code()));
         }
         self.store_next();
     }

@@ -308,6 +308,7 @@ impl World {
         self.run_until(safety_end, |_| false);
         if self.violation.is_none() {
             self.stop_faults();
+            self.coverage.checked(Rule::Liveness);
             let bound = self.now + self.plan.liveness_bound;
             self.run_until(bound, World::is_quiet);
             if self.violation.is_none() && !self.is_quiet() {
@@ -322,12 +323,14 @@ impl World {
         }
         let mut linear = Stats::default();
         if self.violation.is_none() {
+            self.coverage.checked(Rule::Linearizable);
             self.ledger.resolve(&mut self.history);
             match self.history.check() {
                 Ok(stats) => linear = stats,
                 Err(violation) => self.violation = Some(Rule::Linearizable.broken(violation.to_string())),
             }
         }
+        self.coverage.checked(Rule::NoPanic);
         self.collect_counters();
         Outcome {
             seed: self.seed,

@@ -316,6 +316,7 @@ impl World {
         let s = &mut self.nodes[node].slots[slot];
         match s.medium.open(disk, rng) {
             Ok(store) => {
+                self.coverage.checked(Rule::Space);
                 s.open_count += 1;
                 let replica = Replica::new(s.id, config);
                 let (wake, tick) = (Time::MAX, Time::MAX);
@@ -368,6 +369,7 @@ impl World {
             let good =
                 match bytes {
                     Some(bytes) => self.ledger.compare(key, (*ver, Some(*tag)), 0, bytes),
+                    None if s.lost.contains(key) => Ok(()),
                     None => Err(Rule::GoodBytes
                         .broken(format!("a copy of the disk of target {} has bad bytes as {key} version {ver}", s.id))),
                 };
@@ -497,6 +499,8 @@ impl World {
         let mut store = Recorded { store: chunks, ledger: &mut self.ledger, serving, committed: Vec::new(), broken: None };
         open.replica.handle(local, event, &mut store, &mut out);
         let (mut broken, commits) = (store.broken, store.committed);
+        self.coverage.checked(Rule::StoreContract);
+        commits.iter().for_each(|_| self.coverage.checked(if serving { Rule::Once } else { Rule::SinkCommits }));
         broken = broken.or_else(|| open.unforwarded(&commits));
         let committed = open.replica.counters().commits != commits_before;
         let odd = open.replica.counters().protocol_errors;
@@ -725,6 +729,7 @@ impl World {
         }
         if let Some(failure) = &reply.failure {
             self.coverage.hit(format!("heartbeat {:?}", failure.code()));
+            self.coverage.hit(format!("code {:?}", failure.code()));
             return self.obey(node, failure.code());
         }
         if let Some(routing) = &reply.routing {

@@ -72,6 +72,10 @@ pub struct Plan {
     pub break_one_in: u64,
     /// The step of the protocol that is struck as it is taken.
     pub strike: Option<Step>,
+    /// Targets join while their predecessor hears of nothing.
+    pub late_joins: bool,
+    /// Refusals reach clients behind the attempts that follow them.
+    pub late_refusals: bool,
     /// Weight of each kind of fault, see [`super::faults::KINDS`].
     pub weights: Vec<u64>,
     /// Targets of each node that are in no chain at first.
@@ -162,13 +166,17 @@ impl Plan {
             stall_in_100: *rng.pick(&[2, 2, 15]),
             break_one_in: *rng.pick(&[0, 0, 300, 60]),
             strike: *rng.pick(&Step::PICK),
+            late_joins: false,
+            late_refusals: false,
             weights,
             spare: 0,
             replace_after_ms: catena_cluster::state::REPLACE_AFTER_MS,
             max_moves: catena_cluster::state::MAX_MOVES,
         };
         // Of numbers of their own, so that the other plans stay as they were.
-        plan.draw_moves(&mut Rng::new(rng.clone().bits()));
+        let mut own = Rng::new(rng.clone().bits());
+        plan.draw_moves(&mut own);
+        plan.draw_rare(&mut own, (2 * keys + 1) * u64::from(chunk_size / 4096));
         plan
     }
 
@@ -198,6 +206,34 @@ impl Plan {
             session_batch: rng.between(1, 3) as usize,
             repair_window: rng.between(1, 3) as usize,
             max_damaged: if rng.chance(1, 8) { rng.between(2, 4) } else { 1000 },
+        }
+    }
+
+    /// What few worlds have, since it leaves little room for anything else. `room`: blocks that hold every chunk twice and one of
+    /// them three times.
+    fn draw_rare(&mut self, rng: &mut Rng, room: u64) {
+        (self.late_joins, self.late_refusals) = (rng.chance(1, 4), rng.chance(1, 8));
+        if rng.chance(1, 8) {
+            // What is given up is used again at once.
+            self.data_blocks = room;
+        }
+        match rng.below(8) {
+            0 => {
+                // Sessions expire: no copy of a request is on its way for that long, and some channels wait for longer.
+                self.chain.session_ttl = 1000 * MS;
+                (self.patience, self.attempt) = (rng.between(200, 500) * MS, rng.between(50, 100) * MS);
+                (self.net, self.think, self.stall_in_100) = (self.net.min(200_000), 40 * MS, 0);
+                self.weights[super::faults::PAUSE] = 0;
+                self.duration = self.duration.max(6000 * MS);
+            }
+            1 if self.spare == 0 => {
+                // A chunk that is corrupt whenever it is read, for a while, is lost to a resync.
+                self.chain.unreadable_tries = 1;
+                self.weights[super::faults::ROT] = 0;
+                self.weights[super::faults::CORRUPT_READS] = 40;
+                self.weights[super::faults::DISK_SWAPPED] = 20;
+            }
+            _ => {}
         }
     }
 
