@@ -84,7 +84,7 @@ catena_types::mutations! {
     ReadPendingOld,
     /// `read`: a chunk with an update in flight is served as staged here.
     ReadPendingNew,
-    /// `read`: the tail answers queries without a lease.
+    /// `mod`: the tail answers queries without a lease.
     AnswerUnleased,
     /// `read`: whoever is asked for a version answers.
     AnswerAnyone,

@@ -230,7 +230,12 @@ impl<P: Clone> Replica<P> {
 
     /// Whether this target would answer version queries now: the tail, where it may serve.
     pub fn answers_queries(&self, now: Time) -> bool {
-        self.is_tail() && self.may_serve(now)
+        let able = match self.unfit(now, self.chain_ver()) {
+            None => true,
+            Some(Unfit::NoLease) => self.confirmed && is(Mutation::AnswerUnleased),
+            Some(_) => false,
+        };
+        able && (self.is_tail() || is(Mutation::AnswerAnyone))
     }
 
     fn new_id(&mut self) -> u64 {

@@ -85,8 +85,7 @@ impl<P: Clone> Replica<P> {
 
     /// Only the tail answers, under a lease and confirmed. Otherwise silence: the asker asks again.
     pub(super) fn on_query(&mut self, cx: &mut Cx<P>, from: TargetId, query: Query) {
-        let able = self.may_serve(cx.now) || is(Mutation::AnswerUnleased);
-        if !able || !(self.is_tail() || is(Mutation::AnswerAnyone)) {
+        if !self.answers_queries(cx.now) {
             return;
         }
         let Some(key) = ChunkKey::new(&query.key) else { return };

@@ -75,8 +75,7 @@ impl Manager {
         let order = |&(node, t): &(NodeId, TargetId)| {
             let (conflicts, shared, load) = layout.rank(&tally, &others, node);
             // One to which syncs have failed is tried last.
-            let failures = self.targets.get(&t).map_or(0, |l| l.failures);
-            (failures, conflicts, fullness(t), shared, load, t)
+            (self.failures(t), conflicts, fullness(t), shared, load, t)
         };
         able.into_iter().min_by_key(order).map(|(_, t)| t)
     }

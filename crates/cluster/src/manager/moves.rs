@@ -145,8 +145,20 @@ impl Manager {
             MoveReason::Drain => !self.drains(m.leaving),
             MoveReason::Rebalance | MoveReason::Asked => false,
         };
-        let failures = self.targets.get(&m.joining).map_or(0, |l| l.failures);
-        needless || failures >= GIVE_UP_AFTER || self.is_overdue(chain, m.joining, now) || self.drains(m.joining)
+        needless || self.has_better_home(chain, m) || self.is_overdue(chain, m.joining, now) || self.drains(m.joining)
+    }
+
+    /// Whether syncs to the new member have failed too often, and less often to another one that could take its place. Where
+    /// there is none, giving it up would only begin the same move again.
+    fn has_better_home(&self, chain: &Chain, m: &Move) -> bool {
+        let failures = self.failures(m.joining);
+        failures >= GIVE_UP_AFTER
+            && self.choose_home(&self.layout(), chain, m.leaving).is_some_and(|t| self.failures(t) < failures)
+    }
+
+    /// Syncs to a target that have failed since it served last.
+    pub(super) fn failures(&self, target: TargetId) -> u32 {
+        self.targets.get(&target).map_or(0, |l| l.failures)
     }
 
     /// Out for so long that nobody waits for it any more.
@@ -157,14 +169,16 @@ impl Manager {
         since.is_some_and(|since| now.saturating_sub(since) >= patience)
     }
 
-    /// The empty target that came to a node when this one was there no more: its disk was replaced.
+    /// The empty target that came to a node when this one was there no more: its disk was replaced. One to which syncs fail
+    /// has no precedence over others.
     fn heir(&self, chain: &Chain, target: TargetId) -> Option<TargetId> {
         let row = self.state.targets.get(&target)?;
         if chain.state_of(target) != Some(PublicState::Offline) || !self.is_not_offered(target) {
             return None;
         }
         let new = |t: &TargetId| self.state.targets.get(t).is_some_and(|heir| heir.born > row.offered);
-        self.homes().get(&row.node)?.iter().copied().find(new)
+        let fit = |t: &TargetId| new(t) && self.failures(*t) < GIVE_UP_AFTER;
+        self.homes().get(&row.node)?.iter().copied().find(fit)
     }
 
     /// Members that are to leave, one of each chain that has no move: those of the chains that miss most first.

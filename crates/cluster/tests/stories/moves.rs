@@ -235,6 +235,26 @@ fn an_empty_disk_takes_the_place_of_the_one_it_replaces() {
     assert_eq!((state.targets[&3].chain, state.targets[&new].chain), (0, 1));
 }
 
+/// Syncs to the only one that can take a place fail again and again: it keeps the place, and is tried again after its pauses.
+#[test]
+fn who_alone_can_take_a_place_keeps_it() {
+    let mut world = world(3, 1, 3, 0);
+    world.kill(3);
+    world.run(2_500);
+    let target = &mut world.node(3).targets[0];
+    (target.uuid, target.id, target.syncs) = (vec![0xee; 16], 0, false);
+    (1..=2).for_each(|n| world.node(n).targets[0].gives_up = true);
+    let before = world.chain_ver(1);
+    world.start(3);
+    world.run(60_000);
+    let tries = world.chain_ver(1) - before;
+    assert!((6..40).contains(&tries), "{tries} chain versions in a minute: {}", world.chain(1));
+    assert_eq!(world.manager.state().moves.len(), 1);
+    (1..=2).for_each(|n| world.node(n).targets[0].gives_up = false);
+    world.node(3).targets[0].syncs = true;
+    world.run_until("whole", |w| w.all_serve() && w.manager.state().moves.is_empty());
+}
+
 #[test]
 fn a_new_node_gets_its_share() {
     let mut world = world(3, 3, 3, 0);

@@ -1,6 +1,6 @@
 //! What goes wrong, when, and how it ends.
 
-use catena_types::{Class, Code, Failure, PublicState, Routing, TargetId};
+use catena_types::{Class, Code, Failure, TargetId};
 use catena_wire::peer::Body;
 
 use super::disk::Store;
@@ -254,28 +254,6 @@ impl World {
             self.coverage.hit("fault at a Refusal");
             let at = self.now + self.rng.delay(self.plan.net);
             self.at(at, Ev::Blackout);
-        }
-    }
-
-    /// A target joins: the member before it hears neither of that nor from it for as long as its lease may last.
-    pub(super) fn strike_joins(&mut self, present: &Routing, next: &Routing) {
-        if !self.plan.late_joins || self.faults_stopped {
-            return;
-        }
-        for chain in &next.chains {
-            let Some(before) = present.chain(chain.id) else { continue };
-            let joins = |t: &TargetId| before.state_of(*t) == Some(PublicState::Syncing);
-            let (Some(tail), Some(joined)) = (before.tail(), chain.serving().find(joins)) else { continue };
-            let (Some((tail, _)), Some((joined, _))) = (self.slot_of(tail), self.slot_of(joined)) else { continue };
-            if self.rng.chance(1, 2) {
-                self.coverage.hit("fault at a join");
-                let until = self.now + u64::from(self.plan.lease_ms) * MS;
-                self.nodes[tail].process.iter_mut().for_each(|p| p.deaf.fill(until));
-                for (from, to) in [(MANAGER, tail), (joined, tail)] {
-                    self.net.blocked.insert((from, to));
-                    self.at(until, Ev::Heal { from, to });
-                }
-            }
         }
     }
 

@@ -86,6 +86,11 @@ impl Mgr {
         self.initialized
     }
 
+    /// No write ends before.
+    pub(super) fn hang_until(&mut self, until: Time) {
+        self.hangs_until = self.hangs_until.max(until);
+    }
+
     /// The store takes writes again, at its usual pace, and everybody knows who is elected.
     pub(super) fn mend_store(&mut self) {
         (self.hangs_until, self.deposed) = (0, None);
@@ -140,7 +145,7 @@ impl World {
     /// The store answers nobody for a while.
     pub(super) fn hang_the_store(&mut self) {
         let long = self.rng.between(1, u64::from(self.plan.lease_ms) * 4) * MS;
-        self.manager.hangs_until = self.now + long;
+        self.manager.hang_until(self.now + long);
     }
 
     pub(super) fn on_manager_tick(&mut self) {
@@ -190,7 +195,7 @@ impl World {
             let (from, to) = (self.manager.stored.version, state.version);
             return self.fail(Rule::Membership, format!("routing went back from {from} to {to}"));
         }
-        self.manager.routing = Arc::new(state.routing());
+        let before = std::mem::replace(&mut self.manager.routing, Arc::new(state.routing()));
         self.manager.stored = state.clone();
         if !self.manager.initialized && !state.table.is_empty() {
             self.manager.initialized = true;
@@ -199,6 +204,7 @@ impl World {
         }
         let ready = self.manager.elected.as_mut().map(Primary::has_stored).unwrap_or_default();
         self.publish();
+        self.strike_stored_joins(&before, &self.manager.routing());
         ready.into_iter().for_each(|answer| self.manager_answers(answer));
         self.store_next();
     }

@@ -10,6 +10,7 @@ mod cover;
 mod disk;
 mod expected;
 mod faults;
+mod joins;
 mod ledger;
 mod links;
 mod list;
@@ -23,6 +24,8 @@ mod rest;
 mod rot;
 mod routes;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

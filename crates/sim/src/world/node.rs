@@ -40,7 +40,9 @@ pub(super) struct Node {
 pub(super) struct Process {
     pub(super) number: u64,
     pub(super) incarnation: u64,
+    /// Heartbeats so far, and when the next is due: whatever else was meant to bring one does not.
     beat: u64,
+    beat_due: Time,
     stopping: bool,
     /// Newest routing each shard has.
     pub(super) routing: Vec<Option<Arc<Routing>>>,
@@ -298,14 +300,29 @@ impl World {
         }
         let number = self.rng.bits() | 1;
         let routing = vec![None; self.plan.shards as usize];
-        self.nodes[node].process =
-            Some(Process { number, incarnation: 0, beat: 0, stopping: false, routing, deaf: vec![0; self.plan.shards as usize] });
+        self.nodes[node].process = Some(Process {
+            number,
+            incarnation: 0,
+            beat: 0,
+            beat_due: 0,
+            stopping: false,
+            routing,
+            deaf: vec![0; self.plan.shards as usize],
+        });
         self.note(|| format!("node {} starts", node + 1));
         for slot in 0..self.nodes[node].slots.len() {
             self.nodes[node].slots[slot].open_count = 0;
             self.open_slot(node, slot);
         }
-        self.at(self.now, Ev::Beat { node, process: number });
+        self.beat_at(node, self.now);
+    }
+
+    /// The next heartbeat of a node is sent then, and none before.
+    fn beat_at(&mut self, node: usize, at: Time) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.beat_due = at;
+        let process = process.number;
+        self.at(at, Ev::Beat { node, process });
     }
 
     fn open_slot(&mut self, node: usize, slot: usize) {
@@ -458,7 +475,7 @@ impl World {
         for slot in 0..self.nodes[node].slots.len() {
             self.give(node, slot, Event::Stop);
         }
-        self.at(self.now, Ev::Beat { node, process: number });
+        self.beat_at(node, self.now);
         self.after(50 * MS, Ev::End { node, process: number });
     }
 
@@ -618,20 +635,19 @@ impl World {
     }
 
     pub(super) fn on_beat(&mut self, node: usize, process: u64) {
-        if !self.nodes[node].is(process) {
-            return;
-        }
-        let period = Time::from(self.plan.heartbeat_ms) * MS;
-        self.at(self.now + period, Ev::Beat { node, process });
+        let due = |p: &&Process| p.number == process && p.beat_due <= self.now;
+        let Some(incarnation) = self.nodes[node].process.as_ref().filter(due).map(|p| p.incarnation) else { return };
+        self.beat_at(node, self.now + Time::from(self.plan.heartbeat_ms) * MS);
         if self.blocked(node, MANAGER) {
             return;
         }
-        if self.nodes[node].process.as_ref().is_some_and(|p| p.incarnation == 0) {
+        if incarnation == 0 {
             let request = Box::new(self.registration(node, process));
             return self.after(self.plan.net, Ev::Register { node, request });
         }
         let sent = self.nodes[node].local(self.now);
         let (request, openings) = self.heartbeat(node);
+        self.coverage.hit("heartbeat sent");
         let delay = self.beat_delay(node);
         self.at(self.now + delay, Ev::Heartbeat { node, process, sent, openings, request: Box::new(request) });
     }
@@ -713,7 +729,7 @@ impl World {
                 open.replica.set_target(id);
             }
         }
-        self.at(self.now, Ev::Beat { node, process });
+        self.beat_at(node, self.now);
     }
 
     pub(super) fn on_granted(

@@ -74,6 +74,8 @@ pub struct Plan {
     pub strike: Option<Step>,
     /// Targets join while their predecessor hears of nothing.
     pub late_joins: bool,
+    /// The store takes its time over joins, and whoever joins hears late of what follows.
+    pub slow_joins: bool,
     /// Refusals reach clients behind the attempts that follow them.
     pub late_refusals: bool,
     /// Weight of each kind of fault, see [`super::faults::KINDS`].
@@ -167,6 +169,7 @@ impl Plan {
             break_one_in: *rng.pick(&[0, 0, 300, 60]),
             strike: *rng.pick(&Step::PICK),
             late_joins: false,
+            slow_joins: false,
             late_refusals: false,
             weights,
             spare: 0,
@@ -210,9 +213,10 @@ impl Plan {
     }
 
     /// What few worlds have, since it leaves little room for anything else. `room`: blocks that hold every chunk twice and one of
-    /// them three times.
+    /// them three times. With less a sink may be full for good: committed versions and leftovers of stages fill the twice, and
+    /// what a resync brings takes their place only when it is durable.
     fn draw_rare(&mut self, rng: &mut Rng, room: u64) {
-        (self.late_joins, self.late_refusals) = (rng.chance(1, 4), rng.chance(1, 8));
+        (self.late_joins, self.late_refusals, self.slow_joins) = (rng.chance(1, 4), rng.chance(1, 8), rng.chance(1, 8));
         if rng.chance(1, 8) {
             // What is given up is used again at once.
             self.data_blocks = room;
