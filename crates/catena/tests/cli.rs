@@ -102,6 +102,33 @@ fn a_directory_that_cannot_be_used_is_named() {
     refused(&["put", "/nonexistent/file", "--manager", &nobody()], 1, "cannot");
 }
 
+/// A small cluster for a moment: every size and depth has its line, beside a bare chain; at a fixed rate there is none.
+#[test]
+fn writes_are_measured_beside_a_bare_chain() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let small = ["--capacity", "256MiB", "--targets", "1", "--working-set", "1MiB", "--duration", "100ms", "--json", "--dir"];
+    let lines = |args: &[&str]| -> Vec<serde_json::Value> {
+        let output = catena(&[&["bench"], args, &small[..], &[dir.path().to_str().unwrap()]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let measured = lines(&["write", "--size", "4KiB,64KiB", "--depth", "2", "--rounds", "2"]);
+    assert_eq!(measured.iter().map(|line| line["size"].as_u64().unwrap()).collect::<Vec<_>>(), [4096, 65536]);
+    for line in &measured {
+        assert_eq!((&line["errors"], &line["rounds"], &line["replicas"]), (&0.into(), &2.into(), &3.into()), "{line}");
+        for figures in [line, &line["ceiling"]] {
+            for field in ["ops_per_second", "bytes_per_second", "p50_us", "p999_us"] {
+                assert!(figures[field].as_f64().unwrap() > 0.0, "{field} of {line}");
+            }
+            assert!(figures["nodes"]["cpu_us"].as_f64().unwrap() > 0.0, "{line}");
+        }
+        assert!(line["of_ceiling"].as_f64().unwrap() > 0.0 && line["cpu_of_ceiling"].as_f64().unwrap() > 0.0, "{line}");
+    }
+    let measured = lines(&["mixed", "--overwrite", "--chunk-size", "64KiB", "--size", "4KiB", "--rate", "200", "--rounds", "1"]);
+    assert!(measured[0]["ceiling"].is_null() && measured[0]["errors"] == 0, "{}", measured[0]);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something is left");
+}
+
 /// One target for a moment: every work prints its line, and nothing is left of it.
 #[test]
 fn the_engine_is_measured_without_a_cluster() {
