@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use catena_net::Frame;
 use catena_types::crc::crc32c;
 use catena_types::limits::{MAX_CHUNK, valid_chunk_size};
@@ -16,7 +15,7 @@ use crate::channels::{Channels, Taken};
 use crate::config::ClientConfig;
 use crate::core::{Attempt, Lost, Place, ReadCall, Step, Tuning, UpdateCall};
 use crate::error::{Error, ErrorKind};
-use crate::links::NoAnswer;
+use crate::links::{NoAnswer, Payload};
 use crate::managers::Reply;
 use crate::routes::Routes;
 
@@ -58,7 +57,7 @@ impl Inner {
         routing: &Routing,
         to: &Attempt,
         request: (Kind, &Req),
-        payload: (Bytes, u32),
+        payload: Payload,
     ) -> Result<(Rep, Frame), NoAnswer> {
         match routing.addr_of(to.target) {
             Some(addr) => self.routes.links.ask(addr, request.0, request.1, payload, to.until).await,
@@ -87,7 +86,7 @@ impl Inner {
             first: false,
             explain: options.explain,
         };
-        let payload = (payload.clone(), crc32c(&payload));
+        let crc = crc32c(&payload);
         let mut call = UpdateCall::new(chain, op.payload_len(), !channel.knows(chain), deadline, self.tuning.clone());
         loop {
             let routing = self.routes.current();
@@ -96,7 +95,9 @@ impl Inner {
                     (request.chain_ver, request.first) = (to.chain_ver, to.first);
                     let trace = request.tag.trace();
                     tracing::debug!(target: "catena::update", trace = format_args!("{trace:016x}").to_string(), "sent");
-                    let answer = self.send::<_, UpdateReply>(&routing, &to, (Kind::Update, &request), payload.clone()).await;
+                    let answer = self
+                        .send::<_, UpdateReply>(&routing, &to, (Kind::Update, &request), Payload::Sent(payload.clone(), crc))
+                        .await;
                     if let Some(reply) = self.update_answer(&mut call, &mut channel, &to, answer) {
                         return Ok(updated(reply, chain, call.attempts(), request.tag.trace()));
                     }
@@ -191,7 +192,7 @@ impl Inner {
             let cost = |t| routing.addr_of(t).map_or(u64::MAX, |addr| self.routes.links.cost(addr));
             match call.step(self.routes.clock.now(), &routing, &cost) {
                 Step::Send(to) => {
-                    let answer = self.send::<_, Rep>(&routing, &to, (kind, &request(&to)), (Bytes::new(), 0)).await;
+                    let answer = self.send::<_, Rep>(&routing, &to, (kind, &request(&to)), Payload::Wanted(bytes)).await;
                     let now = self.routes.clock.now();
                     match answer {
                         Ok((reply, frame)) => match (reply.failure(), check(&reply, &frame)) {

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::ClientConfig;
 use crate::core::{Lost, Tuning};
 use crate::error::{Error, ErrorKind};
-use crate::links::{Links, NoAnswer};
+use crate::links::{Links, NoAnswer, Payload};
 use crate::list;
 use crate::managers::Managers;
 use crate::routes::Routes;
@@ -311,7 +311,7 @@ impl Inner {
         let addr = addr.ok_or_else(|| Error::new(ErrorKind::Unavailable, "it has no address in the routing"))?;
         let until = self.routes.clock.after(INSPECT);
         let (reply, _) =
-            self.routes.links.ask::<_, Rep>(addr, kind, request, (Bytes::new(), 0), until).await.map_err(no_answer)?;
+            self.routes.links.ask::<_, Rep>(addr, kind, request, Payload::Wanted(0), until).await.map_err(no_answer)?;
         match reply.failure() {
             Some(failure) => Err(Error::from_failure(failure)),
             None => Ok(reply),

@@ -1,8 +1,9 @@
 //! What a client is told when it is made.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use catena_net::Security;
+use catena_net::{OneSided, Security};
 
 /// Default block of memory for payloads that are being received, in bytes.
 const MEMORY: usize = 1 << 30;
@@ -22,6 +23,8 @@ pub struct ClientConfig {
     pub memory: usize,
     /// Of every connection.
     pub security: Security,
+    /// For large payloads, with nodes that have the same.
+    pub one_sided: Option<Arc<dyn OneSided>>,
 }
 
 impl ClientConfig {
@@ -35,6 +38,7 @@ impl ClientConfig {
             channels: 256,
             memory: MEMORY,
             security: Security::default(),
+            one_sided: None,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catena_arena::Arena;
-use catena_net::{Frame, NetError, Rpc, Security};
+use catena_net::{Frame, NetError, OneSided, Rpc, Security};
 use catena_types::{Failure, Time};
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
@@ -24,6 +24,14 @@ const AVOID_FIRST: Time = 200_000_000;
 const AVOID_MOST: Time = 5_000_000_000;
 /// Cost of an address that is avoided: above any number of requests.
 const AVOIDED: u64 = 1 << 40;
+
+/// What goes with a request, or is to come with its answer.
+pub(crate) enum Payload {
+    /// These bytes with this CRC-32C go.
+    Sent(Bytes, u32),
+    /// At most so many bytes come.
+    Wanted(u32),
+}
 
 /// Why there is no answer.
 #[derive(Clone, Debug)]
@@ -39,6 +47,7 @@ pub(crate) struct Links {
     arena: Arena,
     connect_timeout: Duration,
     security: Security,
+    one_sided: Option<Arc<dyn OneSided>>,
     /// 0 until it is learned.
     cluster: AtomicU64,
     clock: Clock,
@@ -73,7 +82,8 @@ impl Links {
     pub(crate) fn new(config: &ClientConfig, clock: Clock) -> Links {
         let ClientConfig { connect_timeout, .. } = *config;
         let (arena, security) = (Arena::new(config.memory), config.security.clone());
-        Links { arena, connect_timeout, security, cluster: AtomicU64::new(0), clock, slots: Mutex::default() }
+        let one_sided = config.one_sided.clone();
+        Links { arena, connect_timeout, security, one_sided, cluster: AtomicU64::new(0), clock, slots: Mutex::default() }
     }
 
     /// From now on, connections to other clusters are refused.
@@ -94,7 +104,7 @@ impl Links {
         addr: &str,
         kind: Kind,
         request: &Req,
-        payload: (Bytes, u32),
+        payload: Payload,
         until: Time,
     ) -> Result<(Rep, Frame), NoAnswer> {
         let slot = self.slot(addr);
@@ -108,7 +118,11 @@ impl Links {
             }
         };
         let sent = self.clock.now();
-        let answer = link.call_with_payload(kind, request, payload.0, payload.1, self.clock.until(until)).await;
+        let left = self.clock.until(until);
+        let answer = match payload {
+            Payload::Sent(bytes, crc) => link.call_with_payload(kind, request, bytes, crc, left).await,
+            Payload::Wanted(room) => link.call_for_payload(kind, request, room as usize, left).await,
+        };
         match answer {
             Ok(answer) => {
                 slot.failures.store(0, Ordering::Relaxed);
@@ -156,7 +170,8 @@ impl Links {
             return Err(e.clone());
         }
         let hello = Hello { cluster: self.cluster.load(Ordering::Relaxed), ..Hello::default() };
-        match Rpc::connect(&slot.addr, hello, &self.security, self.arena.clone(), self.connect_timeout).await {
+        let (arena, one_sided) = (self.arena.clone(), self.one_sided.as_ref());
+        match Rpc::connect_with(&slot.addr, hello, &self.security, arena, self.connect_timeout, one_sided).await {
             Ok(link) => {
                 *lock(&slot.link) = Some(link.clone());
                 Ok(link)

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use catena_types::{Class, Failure, Time};
 use catena_wire::client::{InspectReply, ListReply, ReadReply, TargetReply, UpdateReply};
 use catena_wire::header::Kind;
@@ -12,7 +11,7 @@ use catena_wire::manager::{AdminReply, InitReply, RoutingReply, StatusReply};
 
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind};
-use crate::links::{Links, NoAnswer};
+use crate::links::{Links, NoAnswer, Payload};
 
 /// Pause before all managers are asked again; doubles up to the second.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -113,7 +112,7 @@ async fn ask_one<Req: prost::Message, Rep: Reply>(
     until: Time,
 ) -> Taken<Rep> {
     let at = |e: Error| e.context(format!("manager {addr}"));
-    match links.ask::<Req, Rep>(addr, kind, request, (Bytes::new(), 0), until).await {
+    match links.ask::<Req, Rep>(addr, kind, request, Payload::Wanted(0), until).await {
         Ok((reply, _)) => match reply.failure() {
             None => Taken::Answered(reply),
             Some(f) if !f.elsewhere.is_empty() => Taken::Elsewhere(at(Error::from_failure(f)), f.elsewhere.clone()),

@@ -33,7 +33,8 @@ pub struct Shift {
     pub to: TargetId,
 }
 
-/// By how much a shift changes things for the worse; the smallest is the best.
+/// By how much a shift changes things for the worse, the smallest being the best: replicas that may fail together; the sum
+/// over all nodes of load² / targets; the sum over all pairs of nodes of shared².
 type Change = (i64, i128, i64);
 
 /// Parts of a load: finer than any difference between loads of nodes with up to a million targets.
@@ -41,18 +42,34 @@ const LOAD_PARTS: i128 = 1 << 40;
 
 impl Layout {
     /// The best shift of one replica; `None` if none makes racks or loads better.
+    ///
+    /// Looks at every replica beside every node with room, thousands times hundreds: what does not make racks or loads
+    /// better is passed over with a few sums of small numbers.
     pub fn next_shift(&self) -> Option<Shift> {
         let tally = self.tally();
+        let node = |id| Place { id, rack: self.rack(id), size: self.size(id), load: tally.load(id) };
+        let room: Vec<(Place, TargetId)> =
+            self.free.iter().filter_map(|(&id, free)| free.first().map(|&t| (node(id), t))).collect();
         let mut best: Option<(Change, Shift)> = None;
         for (&chain, members) in self.chains.iter().filter(|(id, _)| !self.fixed.contains(id)) {
-            for &(from, a) in members {
-                let others: Vec<NodeId> = members.iter().filter(|(t, _)| *t != from).map(|m| m.1).collect();
-                for (&b, free) in self.free.iter().filter(|(b, _)| **b != a && !others.contains(b)) {
-                    let Some(&to) = free.first() else { continue };
-                    let change = self.change(&tally, &others, a, b);
-                    let shift = Shift { chain, from, to };
-                    if (change.0, change.1) < (0, 0) && best.is_none_or(|(than, _)| change < than) {
-                        best = Some((change, shift));
+            let places: Vec<Place> = members.iter().map(|&(_, id)| node(id)).collect();
+            for (n, &(from, _)) in members.iter().enumerate() {
+                let (a, others) = (&places[n], || places.iter().enumerate().filter(move |(m, _)| *m != n).map(|(_, o)| o));
+                let conflicts = others().filter(|o| o.may_fail_with(a)).count() as i64;
+                let shared: i64 = others().map(|o| 1 - tally.shared(a.id, o.id)).sum();
+                for (b, to) in room.iter().filter(|(b, _)| places.iter().all(|m| m.id != b.id)) {
+                    let racks = others().filter(|o| o.may_fail_with(b)).count() as i64 - conflicts;
+                    let more = a.more_at(b);
+                    if (racks, more) >= (0, 0) {
+                        continue;
+                    }
+                    let load = i128::from(more) * LOAD_PARTS / i128::from(a.size * b.size);
+                    if best.is_some_and(|(than, _)| (racks, load) > (than.0, than.1)) {
+                        continue;
+                    }
+                    let pairs = shared + others().map(|o| tally.shared(b.id, o.id)).sum::<i64>();
+                    if best.is_none_or(|(than, _)| (racks, load, pairs) < than) {
+                        best = Some(((racks, load, pairs), Shift { chain, from, to: *to }));
                     }
                 }
             }
@@ -77,7 +94,7 @@ impl Layout {
     /// rack, chains it shares with those nodes already, its load.
     pub fn rank(&self, tally: &Tally, others: &[NodeId], node: NodeId) -> (usize, i64, i128) {
         let shared = others.iter().map(|&o| tally.shared(o, node)).sum();
-        (self.conflicts(others, node), shared, tally.load(node) * LOAD_PARTS / self.size(node))
+        (self.conflicts(others, node), shared, i128::from(tally.load(node)) * LOAD_PARTS / i128::from(self.size(node)))
     }
 
     /// How many of these nodes may fail together with this one.
@@ -85,8 +102,8 @@ impl Layout {
         others.iter().filter(|&&other| same_rack(&self.racks, node, other)).count()
     }
 
-    fn size(&self, node: NodeId) -> i128 {
-        self.targets.get(&node).map_or(1, |&n| n.max(1) as i128)
+    fn size(&self, node: NodeId) -> i64 {
+        self.targets.get(&node).map_or(1, |&n| n.max(1) as i64)
     }
 
     /// Counts replicas.
@@ -95,37 +112,56 @@ impl Layout {
         for members in self.chains.values() {
             for &(t, a) in members {
                 *tally.loads.entry(a).or_insert(0) += 1;
-                members.iter().filter(|m| m.0 != t).for_each(|&(_, b)| *tally.pairs.entry((a, b)).or_insert(0) += 1);
+                let beside = tally.pairs.entry(a).or_default();
+                members.iter().filter(|m| m.0 != t).for_each(|&(_, b)| *beside.entry(b).or_insert(0) += 1);
             }
         }
         tally
     }
 
-    /// What a shift from node `a` to node `b` changes: replicas that may fail together; the sum over all nodes of
-    /// load² / targets; the sum over all pairs of nodes of shared².
-    fn change(&self, tally: &Tally, others: &[NodeId], a: NodeId, b: NodeId) -> Change {
-        let (ta, tb) = (self.size(a), self.size(b));
-        let more = (2 * tally.load(b) + 1) * ta - (2 * tally.load(a) - 1) * tb;
-        let pairs = others.iter().map(|&o| tally.shared(b, o) - tally.shared(a, o) + 1).sum();
-        let racks = self.conflicts(others, b) as i64 - self.conflicts(others, a) as i64;
-        (racks, more * LOAD_PARTS / (ta * tb), pairs)
+    /// The name of a node's rack, if it has one.
+    fn rack(&self, node: NodeId) -> Option<&str> {
+        self.racks.get(&node).map(String::as_str).filter(|rack| !rack.is_empty())
+    }
+}
+
+/// A node, and what decides whether a replica is better off there.
+struct Place<'a> {
+    id: NodeId,
+    rack: Option<&'a str>,
+    /// Targets, at least one.
+    size: i64,
+    /// Replicas.
+    load: i64,
+}
+
+impl Place<'_> {
+    fn may_fail_with(&self, other: &Place<'_>) -> bool {
+        self.id == other.id || (self.rack.is_some() && self.rack == other.rack)
+    }
+
+    /// By how much the sum over all nodes of load² / targets grows if a replica goes from here to `to`, times the targets
+    /// of both.
+    fn more_at(&self, to: &Place<'_>) -> i64 {
+        (2 * to.load + 1) * self.size - (2 * self.load - 1) * to.size
     }
 }
 
 /// How many replicas a node has, and how many chains two nodes share.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    loads: BTreeMap<NodeId, i128>,
-    pairs: BTreeMap<(NodeId, NodeId), i64>,
+    loads: BTreeMap<NodeId, i64>,
+    /// By one node, then by the other: few others each, however large the cluster.
+    pairs: BTreeMap<NodeId, BTreeMap<NodeId, i64>>,
 }
 
 impl Tally {
-    fn load(&self, node: NodeId) -> i128 {
+    fn load(&self, node: NodeId) -> i64 {
         self.loads.get(&node).copied().unwrap_or(0)
     }
 
     fn shared(&self, a: NodeId, b: NodeId) -> i64 {
-        self.pairs.get(&(a, b)).copied().unwrap_or(0)
+        self.pairs.get(&a).and_then(|of| of.get(&b)).copied().unwrap_or(0)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! What must hold: a piece since `have`, applied to the routing of that version, gives the present one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catena_types::{Routing, RoutingDelta};
 
@@ -12,17 +12,45 @@ pub struct Changes {
     routing: Routing,
     /// What changed up to this version is not known row by row.
     from: u64,
-    nodes: BTreeMap<u32, u64>,
-    targets: BTreeMap<u32, u64>,
-    chains: BTreeMap<u32, u64>,
+    nodes: Rows,
+    targets: Rows,
+    chains: Rows,
     table: u64,
+}
+
+/// When rows got their present content. The second order is there since every node and client asks after every change: what
+/// they are told must not cost a look at every row.
+#[derive(Clone, Debug, Default)]
+struct Rows {
+    /// Version by id.
+    versions: BTreeMap<u32, u64>,
+    /// The same by version.
+    recent: BTreeSet<(u64, u32)>,
+}
+
+impl Rows {
+    fn note(&mut self, id: u32, version: u64) {
+        if let Some(before) = self.versions.insert(id, version) {
+            self.recent.remove(&(before, id));
+        }
+        self.recent.insert((version, id));
+    }
+
+    /// Those of the rows that changed after `have`.
+    fn since<T: Clone>(&self, have: u64, rows: &[T], id: impl Fn(&T) -> u32) -> Vec<T> {
+        let changed: BTreeSet<u32> = self.recent.range((have + 1, 0)..).map(|&(_, id)| id).collect();
+        if changed.is_empty() {
+            return Vec::new();
+        }
+        rows.iter().filter(|row| changed.contains(&id(row))).cloned().collect()
+    }
 }
 
 impl Changes {
     /// Starts with a routing of which no history is known.
     pub fn new(routing: Routing) -> Changes {
         let from = routing.version;
-        Changes { routing, from, nodes: BTreeMap::new(), targets: BTreeMap::new(), chains: BTreeMap::new(), table: 0 }
+        Changes { routing, from, nodes: Rows::default(), targets: Rows::default(), chains: Rows::default(), table: 0 }
     }
 
     /// The present routing.
@@ -60,9 +88,9 @@ impl Changes {
         let changed = Routing {
             version: routing.version,
             cluster: routing.cluster,
-            nodes: rows(&self.nodes, have, &routing.nodes, |n| n.id),
-            targets: rows(&self.targets, have, &routing.targets, |t| t.id),
-            chains: rows(&self.chains, have, &routing.chains, |c| c.id),
+            nodes: self.nodes.since(have, &routing.nodes, |n| n.id),
+            targets: self.targets.since(have, &routing.targets, |t| t.id),
+            chains: self.chains.since(have, &routing.chains, |c| c.id),
             table: if self.table > have { routing.table.clone() } else { Vec::new() },
         };
         (None, Some(RoutingDelta { since: have, changed }))
@@ -70,16 +98,12 @@ impl Changes {
 }
 
 /// Notes the rows that differ; whether none is gone.
-fn note<T: PartialEq>(changed: &mut BTreeMap<u32, u64>, version: u64, before: &[T], next: &[T], id: impl Fn(&T) -> u32) -> bool {
+fn note<T: PartialEq>(changed: &mut Rows, version: u64, before: &[T], next: &[T], id: impl Fn(&T) -> u32) -> bool {
     let mut old: BTreeMap<u32, &T> = before.iter().map(|row| (id(row), row)).collect();
     for row in next {
         if old.remove(&id(row)) != Some(row) {
-            changed.insert(id(row), version);
+            changed.note(id(row), version);
         }
     }
     old.is_empty()
-}
-
-fn rows<T: Clone>(changed: &BTreeMap<u32, u64>, have: u64, rows: &[T], id: impl Fn(&T) -> u32) -> Vec<T> {
-    rows.iter().filter(|row| changed.get(&id(row)).is_some_and(|&version| version > have)).cloned().collect()
 }

@@ -50,17 +50,20 @@ pub fn make_chains(
     let with_room: Vec<(NodeId, &Vec<TargetId>)> = free.iter().filter(|(_, t)| !t.is_empty()).map(|(&id, t)| (id, t)).collect();
     // A rack goes by its first node.
     let rack = |id| with_room.iter().position(|(other, _)| same_rack(racks, id, *other)).unwrap_or_default();
-    let mut nodes: Vec<Node> = with_room.iter().map(|&(id, t)| Node { id, rack: rack(id), free: t.clone(), used: 0 }).collect();
+    let mut nodes: Vec<Node> =
+        with_room.iter().map(|&(id, t)| Node { id, rack: rack(id), free: t.clone(), used: 0, beside: BTreeMap::new() }).collect();
     let racks = nodes.iter().enumerate().filter(|(n, node)| node.rack == *n).count();
     if replicas == 0 || nodes.len() < replicas {
         return Err(PlacementError { replicas, nodes_with_room: nodes.len() });
     }
-    let mut pairs = BTreeMap::new();
+    let mut in_rack = vec![0; nodes.len()];
+    nodes.iter().for_each(|n| in_rack[n.rack] += n.free.len());
     let mut chains = Vec::new();
-    while let Some(members) = pick_nodes(&nodes, replicas, racks, chains.len(), &pairs) {
+    while let Some(members) = pick_nodes(&nodes, &in_rack, replicas, racks, chains.len()) {
         for &a in &members {
             nodes[a].used += 1;
-            members.iter().filter(|&&b| b != a).for_each(|&b| *pairs.entry((a, b)).or_insert(0) += 1);
+            in_rack[nodes[a].rack] -= 1;
+            members.iter().filter(|&&b| b != a).for_each(|&b| *nodes[a].beside.entry(b).or_insert(0) += 1);
         }
         chains.push(members);
     }
@@ -79,23 +82,21 @@ struct Node {
     rack: usize,
     free: Vec<TargetId>,
     used: usize,
+    /// How many chains it shares with others.
+    beside: BTreeMap<usize, usize>,
 }
-
-/// How often two nodes share a chain.
-type Pairs = BTreeMap<(usize, usize), usize>;
 
 /// Nodes of the next chain. Racks with fewest replicas of it come first; taking then those racks and nodes with most
 /// targets left makes as many chains as can be made; among equals, nodes that share the fewest chains with the ones
-/// already taken, and in rotation.
-fn pick_nodes(nodes: &[Node], replicas: usize, racks: usize, round: usize, pairs: &Pairs) -> Option<Vec<usize>> {
+/// already taken, and in rotation. `in_rack`: targets left in each rack.
+fn pick_nodes(nodes: &[Node], in_rack: &[usize], replicas: usize, racks: usize, round: usize) -> Option<Vec<usize>> {
     let left = |n: &Node| n.free.len() - n.used;
-    let in_rack = |rack| nodes.iter().filter(|n| n.rack == rack).map(left).sum::<usize>();
     let mut members: Vec<usize> = Vec::with_capacity(replicas);
     while members.len() < replicas {
-        let shared = |n: usize| members.iter().map(|&m| pairs.get(&(n, m)).copied().unwrap_or(0)).sum::<usize>();
+        let shared = |n: usize| members.iter().map(|m| nodes[n].beside.get(m).copied().unwrap_or(0)).sum::<usize>();
         let beside = |n: usize| members.iter().filter(|&&m| nodes[m].rack == nodes[n].rack).count();
         let order = |&n: &usize| {
-            let most = (usize::MAX - in_rack(nodes[n].rack), usize::MAX - left(&nodes[n]));
+            let most = (usize::MAX - in_rack[nodes[n].rack], usize::MAX - left(&nodes[n]));
             (beside(n), most, shared(n), (n + nodes.len() - round % nodes.len()) % nodes.len(), nodes[n].id)
         };
         let apart = |n: usize| beside(n) == 0 || members.len() >= racks;
@@ -145,8 +146,11 @@ fn spread(choices: &[Vec<usize>], nodes: usize) -> Vec<usize> {
 /// Chains whose pick moves, and where to, such that in sum one pick moves from a node to another that has at least two
 /// fewer.
 fn find_shifts(choices: &[Vec<usize>], picked: &[usize], load: &[usize]) -> Option<Vec<(usize, usize)>> {
-    let mut starts: Vec<usize> = (0..load.len()).collect();
+    let least = load.iter().copied().min().unwrap_or_default();
+    let mut starts: Vec<usize> = (0..load.len()).filter(|&n| load[n] >= least + 2).collect();
     starts.sort_by_key(|&n| usize::MAX - load[n]);
+    let mut chains_of = vec![Vec::new(); load.len()];
+    picked.iter().enumerate().for_each(|(chain, &node)| chains_of[node].push(chain));
     starts.into_iter().find_map(|start| {
         // By which shift of which chain a node was reached first.
         let mut reached: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
@@ -155,8 +159,8 @@ fn find_shifts(choices: &[Vec<usize>], picked: &[usize], load: &[usize]) -> Opti
             if load[from] + 2 <= load[start] {
                 return Some(path_to(from, start, &reached));
             }
-            for (chain, of) in choices.iter().enumerate().filter(|(chain, _)| picked[*chain] == from) {
-                for &to in of.iter().filter(|&&to| to != start) {
+            for &chain in &chains_of[from] {
+                for &to in choices[chain].iter().filter(|&&to| to != start) {
                     if let Entry::Vacant(entry) = reached.entry(to) {
                         entry.insert((chain, from));
                         queue.push_back(to);

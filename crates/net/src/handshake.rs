@@ -99,5 +99,5 @@ pub fn check_hello(hello: &Hello, cluster: u64) -> Result<(), Failure> {
 
 /// The answer of a process of `cluster`, `node` (0 for a manager) and `incarnation` that accepts.
 pub fn hello_reply(cluster: u64, node: u32, incarnation: u64) -> HelloReply {
-    HelloReply { failure: None, protocol: limits::PROTOCOL.into(), cluster, node, incarnation }
+    HelloReply { failure: None, protocol: limits::PROTOCOL.into(), cluster, node, incarnation, lane: None }
 }

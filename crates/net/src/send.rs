@@ -24,6 +24,18 @@ pub struct FrameSender {
     shared: Arc<Shared>,
 }
 
+/// Bytes counted as queued.
+pub(crate) struct Holding {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.shared.queued.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 enum Out {
     Frame(Frame),
     Close,
@@ -65,6 +77,12 @@ impl FrameSender {
     /// Bytes queued and not yet given to the system.
     pub fn queued_bytes(&self) -> usize {
         self.shared.queued.load(Ordering::Relaxed)
+    }
+
+    /// Counts `bytes` that wait for something else than this connection as queued, while the result lives.
+    pub(crate) fn holding(&self, bytes: usize) -> Holding {
+        self.shared.queued.fetch_add(bytes, Ordering::Relaxed);
+        Holding { shared: self.shared.clone(), bytes }
     }
 
     /// Whether sending has ended: closed here, or broken.

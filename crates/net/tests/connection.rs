@@ -66,7 +66,14 @@ async fn hello_names_both_sides_and_refusals_carry_their_reason() {
     let (_, _, reply) = connect(&addr, hello.clone(), &Security::default(), arena(), LONG).await.expect("accepted");
     assert_eq!(
         reply,
-        HelloReply { failure: None, protocol: catena_types::limits::PROTOCOL.into(), cluster: 0xc1, node: 3, incarnation: 9 }
+        HelloReply {
+            failure: None,
+            protocol: catena_types::limits::PROTOCOL.into(),
+            cluster: 0xc1,
+            node: 3,
+            incarnation: 9,
+            lane: None
+        }
     );
     let error =
         connect(&addr, Hello { cluster: 0xbad, ..hello }, &Security::default(), arena(), LONG).await.err().expect("refused");

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use catena_engine::{Background, Durability, StoreKind};
-use catena_net::Security;
+use catena_net::{OneSided, Security};
 use catena_types::NodeId;
 
 use crate::NodeError;
@@ -86,6 +87,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// Of every connection, to managers, other nodes and clients.
     pub security: Security,
+    /// For large payloads, with clients that have the same.
+    pub one_sided: Option<Arc<dyn OneSided>>,
 }
 
 impl NodeConfig {
@@ -111,6 +114,7 @@ impl NodeConfig {
             disk: DiskChoice::Auto,
             limits: Limits::default(),
             security: Security::default(),
+            one_sided: None,
         }
     }
 

@@ -13,8 +13,9 @@ const LAW: &[(&str, &[&str])] = &[
     ("catena-node", &["types", "wire", "chain", "engine", "net", "arena"]),
     ("catena-manager", &["types", "wire", "cluster", "net", "arena"]),
     ("catena-client", &["types", "wire", "net", "arena", "chain"]),
+    ("catena-rma", &["net", "arena"]),
     ("catena-sim", &["types", "wire", "chain", "cluster", "engine", "client", "arena"]),
-    ("catena", &["types", "wire", "chain", "cluster", "engine", "net", "arena", "node", "manager", "client"]),
+    ("catena", &["types", "wire", "chain", "cluster", "engine", "net", "arena", "node", "manager", "client", "rma"]),
 ];
 
 /// Crates outside the workspace that bring a clock, a runtime or randomness, and the pure crates that must not have them.

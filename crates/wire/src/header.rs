@@ -5,7 +5,7 @@
 //! | 0..4 | magic | `CATN` |
 //! | 4..6 | version | [`limits::PROTOCOL`] |
 //! | 6..8 | kind | [`Kind`] |
-//! | 8..12 | flags | bit 0: reply |
+//! | 8..12 | flags | bit 0: reply; bits 1, 2: the payload describes memory of the asker, see [`crate::remote`] |
 //! | 12..16 | body_len | bytes of body behind the header |
 //! | 16..20 | payload_len | bytes of payload behind the body |
 //! | 20..28 | request_id | chosen by the asker, echoed by the reply |
@@ -30,6 +30,12 @@ pub const HEADER_BYTES: usize = 64;
 pub const MAGIC: [u8; 4] = *b"CATN";
 /// Flag: this frame answers the request of the same id.
 pub const FLAG_REPLY: u32 = 1;
+/// Flag, of requests: the payload describes the asker's memory, from which the payload is to be read. Of replies: that could
+/// not be read, and nothing was done.
+pub const FLAG_PULL: u32 = 1 << 1;
+/// Flag, of requests: the payload describes the asker's memory, where the payload of the reply may be written. Of replies:
+/// it was written there, and the payload describes it.
+pub const FLAG_PUSH: u32 = 1 << 2;
 
 /// What the body of a frame is. Numbers are part of the wire format and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

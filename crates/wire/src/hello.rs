@@ -30,6 +30,20 @@ pub struct Hello {
     /// Names the sender's secret without telling it; empty if it has none.
     #[prost(bytes = "vec", tag = "8")]
     pub secret_id: Vec<u8>,
+    /// The sender can move payloads beside the frames.
+    #[prost(message, optional, tag = "9")]
+    pub lane: Option<LaneHello>,
+}
+
+/// One side of a one-sided transport. Builds that know nothing of it skip it, and stay with frames.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LaneHello {
+    /// Names the transport and what it reaches; used only if both sides have the same.
+    #[prost(string, tag = "1")]
+    pub transport: String,
+    /// What the other side connects to.
+    #[prost(bytes = "vec", tag = "2")]
+    pub address: Vec<u8>,
 }
 
 /// The answer to a [`Hello`] with a known `secret_id`: the answering side knows the secret, and asks for the same.
@@ -69,4 +83,7 @@ pub struct HelloReply {
     /// Present start of the answering side.
     #[prost(uint64, tag = "5")]
     pub incarnation: u64,
+    /// The answering side takes part in the transport that the hello offers.
+    #[prost(message, optional, tag = "6")]
+    pub lane: Option<LaneHello>,
 }

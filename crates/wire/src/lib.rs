@@ -11,3 +11,4 @@ pub mod header;
 pub mod hello;
 pub mod manager;
 pub mod peer;
+pub mod remote;

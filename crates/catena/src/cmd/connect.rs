@@ -6,6 +6,7 @@ use catena_client::{Client, ClientConfig, Objects};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 
+use super::one_sided::OneSidedArgs;
 use super::security::SecurityArgs;
 use crate::fault::{Doing, Fault, Result};
 use crate::units::parse_duration;
@@ -29,6 +30,8 @@ pub(crate) struct Manager {
     pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) security: SecurityArgs,
+    #[command(flatten)]
+    pub(crate) one_sided: OneSidedArgs,
 }
 
 impl Manager {
@@ -38,6 +41,7 @@ impl Manager {
         let mut config = ClientConfig::new(self.manager.as_str());
         config.deadline = self.timeout;
         config.security = self.security.load()?;
+        config.one_sided = self.one_sided.open(None)?;
         Ok(Client::connect(config).await?)
     }
 

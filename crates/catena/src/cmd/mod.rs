@@ -10,6 +10,7 @@ mod inspect;
 mod ls;
 mod manager;
 mod node;
+mod one_sided;
 mod put;
 mod rm;
 mod security;

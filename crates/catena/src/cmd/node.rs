@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use catena_node::{DiskChoice, Node, NodeConfig};
 use clap::ValueEnum;
 
+use super::one_sided::OneSidedArgs;
 use super::service::{Service, stop_signal, tell_ready};
 use super::{StoreArgs, runtime};
 use crate::fault::{Doing, Fault, Result};
@@ -66,6 +67,8 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = Disk::Auto)]
     disk: Disk,
     #[command(flatten)]
+    one_sided: OneSidedArgs,
+    #[command(flatten)]
     service: Service,
 }
 
@@ -102,6 +105,7 @@ impl Args {
             Disk::Threads => DiskChoice::Threads,
         };
         config.security = self.service.security()?;
+        config.one_sided = self.one_sided.open(Some(self.advertise.unwrap_or(self.listen)))?;
         Ok(config)
     }
 }

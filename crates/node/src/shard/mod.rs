@@ -22,7 +22,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use catena_arena::Arena;
 use catena_chain::{Command, Event, Payload, RequestId};
-use catena_net::{Frame, FrameSender, Incoming, NetError, Security};
+use catena_net::{Frame, FrameSender, Incoming, Mover, NetError, OneSided, RemoteBuffer, Security};
 use catena_types::{Incarnation, NodeId, Routing, ShardId, TargetId, Time};
 use catena_wire::header::Kind;
 use catena_wire::manager::TargetReport;
@@ -99,6 +99,8 @@ struct Conn {
     /// Opened by this shard.
     outgoing: bool,
     reader: tokio::task::AbortHandle,
+    /// Moves payloads beside the frames, if the client at the other end can.
+    mover: Option<Rc<Mover>>,
 }
 
 /// A client request that waits for its reply.
@@ -107,6 +109,8 @@ struct Waiting {
     /// The client's name for it.
     id: u64,
     trace: u64,
+    /// Where the client has room for the reply's payload, if it has said so.
+    room: Option<RemoteBuffer>,
     cost: Cost,
     served: Served,
     /// When it was received.
@@ -118,6 +122,7 @@ struct Shard {
     number: ShardId,
     limits: Limits,
     security: Security,
+    one_sided: Option<Arc<dyn OneSided>>,
     arena: Arena,
     storage: Storage,
     inbox: mpsc::UnboundedSender<Inbox>,
@@ -311,8 +316,14 @@ impl Shard {
             frame = frame.with_payload(payload.data, payload.crc);
         }
         self.status.sent_bytes += frame.wire_len() as u64;
-        // A client that is gone needs no answer.
-        let _ = conn.sender.send(frame);
+        match (&conn.mover, waiting.room) {
+            (Some(mover), Some(room)) => {
+                let (mover, sender) = (mover.clone(), conn.sender.clone());
+                tokio::task::spawn_local(async move { mover.bring(room, frame, sender).await });
+            }
+            // A client that is gone needs no answer.
+            _ => drop(conn.sender.send(frame)),
+        }
     }
 
     fn status(&self) -> ShardStatus {

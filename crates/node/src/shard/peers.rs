@@ -182,7 +182,7 @@ impl Shard {
         };
         (link.conn, link.down_since) = (Some(conn), None);
         link.incarnation = link.incarnation.max(incarnation);
-        self.conns.insert(conn, Conn { sender, peer: Some(peer), outgoing: true, reader: link.task.clone() });
+        self.conns.insert(conn, Conn { sender, peer: Some(peer), outgoing: true, reader: link.task.clone(), mover: None });
         let Some(routing) = self.routing.clone() else { return };
         let ours: Vec<_> = self.targets.chains().collect();
         for (target, chain) in ours {

@@ -136,7 +136,7 @@ impl Shard {
         let number = self.next_request;
         self.next_request += 1;
         let (id, trace) = (frame.request_id, frame.trace_id);
-        self.waiting.insert(number, Waiting { conn, id, trace, cost, served, since: now() });
+        self.waiting.insert(number, Waiting { conn, id, trace, room: frame.remote(), cost, served, since: now() });
         Ok(number)
     }
 
@@ -179,10 +179,10 @@ fn check_update(request: &UpdateRequest, frame: &Frame) -> Result<ChunkKey, Fail
         return Err(invalid(format!("chunk size {size}: give a multiple of 4096 bytes, at most 64 MiB")));
     }
     request.op.check(request.chunk_size).map_err(invalid)?;
-    check_payload(&request.op, &frame.payload)?;
     if !frame.payload_ok {
         return Err(Failure::new(Code::PayloadCorrupt, "the payload does not match the checksum sent with it; send it again"));
     }
+    check_payload(&request.op, &frame.payload)?;
     Ok(key)
 }
 

@@ -140,6 +140,7 @@ async fn open(config: &ShardConfig, inbox: mpsc::UnboundedSender<Inbox>) -> Resu
         number: config.number,
         limits: node.limits.clone(),
         security: node.security.clone(),
+        one_sided: node.one_sided.clone(),
         arena,
         storage,
         inbox,

@@ -7,7 +7,7 @@ use catena_types::{
 };
 use catena_wire::client::*;
 use catena_wire::header::Kind;
-use catena_wire::hello::{Challenge, Hello, HelloReply, Proof};
+use catena_wire::hello::{Challenge, Hello, HelloReply, LaneHello, Proof};
 use catena_wire::manager::*;
 use catena_wire::peer::*;
 use prost::Message;
@@ -84,8 +84,16 @@ fn hello() -> Vec<Sample> {
         epoch: 17,
         nonce: nonce.clone(),
         secret_id,
+        lane: Some(LaneHello { transport: "fabric".into(), address: vec![9, 8] }),
     };
-    let reply = HelloReply { failure: failure(), protocol: 1, cluster: 0xc1c2_c3c4, node: 3, incarnation: 8 };
+    let reply = HelloReply {
+        failure: failure(),
+        protocol: 1,
+        cluster: 0xc1c2_c3c4,
+        node: 3,
+        incarnation: 8,
+        lane: Some(LaneHello { transport: "fabric".into(), address: vec![7] }),
+    };
     let proof = vec![0xa5; 32];
     vec![
         sample("Hello", Kind::Hello, hello),
