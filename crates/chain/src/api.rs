@@ -46,7 +46,7 @@ impl Default for Config {
         Config {
             query_retry: 200_000_000,
             page_chunks: 512,
-            sync_window: 8,
+            sync_window: 24,
             sync_rate: 0,
             unreadable_tries: 3,
             unreadable_retry: 1_000_000_000,

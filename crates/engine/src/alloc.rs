@@ -197,6 +197,11 @@ impl Allocator {
         debug_assert!(held, "it was held");
     }
 
+    /// No block from here on was used before.
+    pub(crate) fn reach(&self) -> u64 {
+        self.reach
+    }
+
     /// Free blocks among those used before.
     pub(crate) fn spare(&self) -> u64 {
         self.reach.saturating_sub(self.total - self.free)

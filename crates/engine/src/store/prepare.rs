@@ -4,6 +4,8 @@
 //! a block and its flush take twice as long as any later ones. So a little space ahead of what is used is written in the
 //! background, and the allocator takes fresh blocks from there.
 //!
+//! While blocks are used faster than they could be prepared – a disk is filled – nothing is.
+//!
 //! What must hold: a stretch is taken from the allocator while zeroes are on their way to it, so that they never overtake
 //! data; an error costs nothing but the preparation.
 
@@ -22,6 +24,8 @@ use crate::mutation::{Mutation, is};
 const STRETCH: u64 = 256;
 /// From the start of one stretch to the next, at least: 256 MiB per second.
 const PACE: Time = 4_000_000;
+/// After fresh space was taken faster than that: what is prepared would be written twice in a row.
+const REST: Time = 100_000_000;
 /// After a disk that had no space.
 const PAUSE: Time = 5_000_000_000;
 
@@ -33,6 +37,8 @@ pub(crate) struct Prepare {
     zeroes: Bytes,
     /// No stretch before this.
     next: Time,
+    /// When it was looked at last, and the first block that had not been used then.
+    seen: (Time, u64),
     /// The disk does not take it.
     refused: bool,
 }
@@ -63,6 +69,12 @@ impl<D: Disk> CowStore<D> {
             return;
         }
         let Some(run) = self.unprepared() else { return };
+        let reach = self.alloc.reach();
+        let (then, before) = std::mem::replace(&mut self.prepare.seen, (self.now, reach));
+        if (reach - before.min(reach)) * PACE > STRETCH * (self.now - then.min(self.now)) {
+            self.prepare.next = self.now + REST;
+            return;
+        }
         let (offset, len) = (self.data_offset(run.disk), u64::from(run.len) * BLOCK64);
         if self.disk.reserve(offset, len, KEPT_ON_DISK).is_err() {
             self.prepare.next = self.now + PAUSE;
