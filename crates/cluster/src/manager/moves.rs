@@ -41,6 +41,8 @@ impl Manager {
         let mut layout = if wanted.is_empty() { Layout::default() } else { self.layout() };
         for Wanted { chain, leaving, heir, reason } in wanted {
             let Some(row) = self.state.chains.get(&chain).filter(|_| self.may_begin()) else { return };
+            // A move just begun may have taken it.
+            let heir = heir.filter(|t| self.state.targets.get(t).is_some_and(|row| row.chain == 0));
             if let Some(joining) = heir.or_else(|| self.choose_home(&layout, row, leaving)) {
                 self.begin(chain, Move { leaving, joining, reason });
                 layout = self.layout();

@@ -235,6 +235,26 @@ fn an_empty_disk_takes_the_place_of_the_one_it_replaces() {
     assert_eq!((state.targets[&3].chain, state.targets[&new].chain), (0, 1));
 }
 
+/// Two chains lose a member on one node, and one empty disk comes: it takes one place, not both.
+#[test]
+fn an_empty_disk_takes_one_place() {
+    let mut world = world(3, 2, 3, 0);
+    world.kill(3);
+    world.run(PATIENCE_MS);
+    let targets = &mut world.node(3).targets;
+    targets.truncate(1);
+    (targets[0].uuid, targets[0].id) = (vec![0xee; 16], 0);
+    world.start(3);
+    for _ in 0..200 {
+        world.run(50);
+        let state = world.manager.state();
+        let elsewhere = |id: u32, t: u32| state.targets[&t].chain != id;
+        assert!(state.chains.values().all(|c| !c.members.iter().any(|m| elsewhere(c.id, m.target))), "{:?}", state.chains);
+    }
+    let new = world.nodes[&3].targets[0].id;
+    assert_ne!(world.manager.state().targets[&new].chain, 0);
+}
+
 /// Syncs to the only one that can take a place fail again and again: it keeps the place, and is tried again after its pauses.
 #[test]
 fn who_alone_can_take_a_place_keeps_it() {

@@ -17,8 +17,9 @@ pub(super) struct Checks {
     read: BTreeMap<ChunkKey, Ver>,
     /// Serving members of chains that lost power together, until something else becomes known of them.
     dark: BTreeMap<ChainId, Vec<TargetId>>,
-    /// Last routing checked.
+    /// Last routing checked, and those that were joining a chain then.
     routing: Option<Arc<Routing>>,
+    joining: BTreeMap<ChainId, TargetId>,
 }
 
 impl World {
@@ -219,7 +220,8 @@ impl World {
             self.coverage.checked(Rule::Replicas);
             self.fail_if(one_sink(chain));
             self.fail_if(membership(chain, old));
-            self.fail_if(replicas(routing, chain, old, self.plan.replicas as usize));
+            let joining = self.checks.joining.get(&chain.id).copied();
+            self.fail_if(replicas(routing, chain, (old, joining), self.plan.replicas as usize));
             if let Some(old) = old {
                 let joins = self.equal_sink(chain, old);
                 self.fail_if(joins);
@@ -236,6 +238,11 @@ impl World {
             self.fail_if(unfit.map_or(Ok(()), Err));
         }
         self.checks.routing = Some(routing.clone());
+        let moves = self.manager.state().map(|state| {
+            let moves = state.moves.iter().filter(|(_, m)| m.joining != m.leaving);
+            moves.map(|(id, m)| (*id, m.joining)).collect()
+        });
+        self.checks.joining = moves.unwrap_or_default();
         self.spare_the_last(routing);
         self.check_survival(routing, None);
     }
@@ -336,8 +343,14 @@ fn one_sink(chain: &Chain) -> Result<(), Violation> {
 }
 
 /// A chain keeps all its replicas while one of them moves; whoever leaves leaves a full chain, or never served; and nobody
-/// is a member of two.
-fn replicas(routing: &Routing, chain: &Chain, old: Option<&Chain>, replicas: usize) -> Result<(), Violation> {
+/// is a member of two. One that was joining and had come to serve may be found out, and lost for so long that it is given up,
+/// in one step: the replica that it was to take the place of is still a member then.
+fn replicas(
+    routing: &Routing,
+    chain: &Chain,
+    (old, joining): (Option<&Chain>, Option<TargetId>),
+    replicas: usize,
+) -> Result<(), Violation> {
     if !(replicas..=replicas + 1).contains(&chain.members.len()) {
         return Err(Rule::Replicas.broken(format!("{} members instead of {replicas}: {chain:?}", chain.members.len())));
     }
@@ -349,7 +362,7 @@ fn replicas(routing: &Routing, chain: &Chain, old: Option<&Chain>, replicas: usi
     // Of a last serving set that was revived by another one, whoever is out is like any other.
     let revived = chain.serving().next().is_some();
     let needed = |m: &Member| m.state() == PublicState::Serving || (m.state() == PublicState::LastSrv && !revived);
-    match old.members.iter().find(gone).filter(|m| needed(m) && chain.serving().count() < replicas) {
+    match old.members.iter().find(gone).filter(|m| Some(m.target) != joining && needed(m) && chain.serving().count() < replicas) {
         Some(m) => Err(Rule::Replicas.broken(format!("target {} left before {chain:?} was full", m.target))),
         None => Ok(()),
     }

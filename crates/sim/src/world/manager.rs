@@ -131,7 +131,10 @@ impl World {
     }
 
     pub(super) fn on_manager_start(&mut self) {
-        self.start_manager();
+        // Meant to follow another one: while a term lasts that nobody has given up, nobody is elected. At its end somebody is.
+        if self.manager.deposed.as_ref().is_none_or(|primary| !primary.holds(self.now)) {
+            self.start_manager();
+        }
     }
 
     /// The elected one is cut off from the store: its term ends, then another one is elected.

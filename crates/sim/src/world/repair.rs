@@ -99,7 +99,11 @@ impl World {
             self.note(|| format!("node {} comes back after all", node + 1));
             self.after(20 * MS, Ev::Start { node });
         }
-        if let Some((node, shard, id, disk)) = self.losses.disk.take() {
+        if let Some((node, shard, id, mut disk)) = self.losses.disk.take() {
+            if self.plan.rotting.is_none() {
+                // Like that of all others when the faults stopped.
+                disk.medium.take_back(&std::mem::take(&mut disk.rot));
+            }
             self.note(|| format!("the disk of t{id} is found again"));
             self.kill(node, Store::kill);
             let mut slot = Slot::new(shard, disk);
