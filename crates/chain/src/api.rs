@@ -19,10 +19,15 @@ pub struct Config {
     pub query_retry: Time,
     /// Chunks of the source in one page of a resync.
     pub page_chunks: usize,
-    /// Chunks brought up to date at the same time.
+    /// Chunks brought up to date at the same time, at most.
     pub sync_window: usize,
-    /// Bytes of chunks that a resync sends per second, at most; 0: as fast as it goes. Where clients' requests are in
-    /// progress it sends one chunk at a time, whatever this says.
+    /// Bytes of these chunks, about; one chunk is always under way.
+    pub sync_bytes: u64,
+    /// The same where clients' requests are in progress, or were until a moment ago: what a client has to wait behind.
+    pub sync_beside: u64,
+    /// How long ago that is, in nanoseconds.
+    pub sync_calm: Time,
+    /// Bytes of chunks that a resync sends per second, at most; 0: as fast as it goes.
     pub sync_rate: u64,
     /// How often a resync tries again to read a chunk that no replica can read, before it goes on without it.
     pub unreadable_tries: u32,
@@ -46,7 +51,10 @@ impl Default for Config {
         Config {
             query_retry: 200_000_000,
             page_chunks: 512,
-            sync_window: 24,
+            sync_window: 256,
+            sync_bytes: 24 << 20,
+            sync_beside: 4 << 20,
+            sync_calm: 200_000_000,
             sync_rate: 0,
             unreadable_tries: 3,
             unreadable_retry: 1_000_000_000,

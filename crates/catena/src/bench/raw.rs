@@ -6,10 +6,12 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use catena_arena::{ALIGN, AlignedBuf, Arena};
 use catena_types::crc;
+use rustix::fs::{FallocateFlags, fallocate};
 use serde::Serialize;
 
 use super::Workload;
@@ -25,6 +27,8 @@ const ROUND_TRIPS: Duration = Duration::from_millis(200);
 const THREADS: u32 = 64;
 /// Bytes of the file the disk is measured on.
 const FILE: u64 = 256 << 20;
+/// Size of one that is written once only.
+const NEW: u64 = 2 << 30;
 /// Bytes in one piece, for filling the file, TCP and the checksum.
 const PIECE: usize = 1 << 20;
 
@@ -55,13 +59,30 @@ pub(crate) struct Disk {
 impl Raw {
     /// Measures; `disk` is a directory on the disk in question.
     pub(crate) fn measure(disk: Option<&Path>, load: &Load) -> Result<Raw> {
-        let disk = disk.map(|dir| measure_disk(dir, load)).transpose()?.flatten();
+        Raw::on(disk, load, Space::Written)
+    }
+
+    /// The same, with writes to space that was never written, each block once.
+    pub(crate) fn measure_new(disk: Option<&Path>, load: &Load) -> Result<Raw> {
+        Raw::on(disk, load, Space::New(AtomicU64::new(0)))
+    }
+
+    fn on(disk: Option<&Path>, load: &Load, space: Space) -> Result<Raw> {
+        let disk = disk.map(|dir| measure_disk(dir, load, &space)).transpose()?.flatten();
         Ok(Raw { disk, tcp: measure_tcp()?, crc: measure_crc(), round_trip_us: measure_round_trip()? })
     }
 }
 
+/// What is written to.
+enum Space {
+    /// At random, what was written before.
+    Written,
+    /// In order from here, what has its place and was never written.
+    New(AtomicU64),
+}
+
 /// `None` where the file system knows no O_DIRECT.
-fn measure_disk(dir: &Path, load: &Load) -> Result<Option<Disk>> {
+fn measure_disk(dir: &Path, load: &Load, space: &Space) -> Result<Option<Disk>> {
     let path = dir.join("raw");
     let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
     let opened = File::options().read(true).write(true).create(true).truncate(true).custom_flags(flags).open(&path);
@@ -69,14 +90,18 @@ fn measure_disk(dir: &Path, load: &Load) -> Result<Option<Disk>> {
     let size = (load.size as usize).next_multiple_of(ALIGN);
     let depth = (load.depth * load.clients).min(THREADS);
     let arena = Arena::new(size * depth as usize + 2 * PIECE);
-    let measured = fill(&file, &arena, FILE).and_then(|()| {
+    let made = match space {
+        Space::Written => fill(&file, &arena, FILE),
+        Space::New(_) => fallocate(&file, FallocateFlags::empty(), 0, NEW).doing("make the file the disk is measured on"),
+    };
+    let measured = made.and_then(|()| {
         let start = Instant::now();
         let workers = (0..depth).map(|n| buffer(&arena, size).map(|b| (n, b))).collect::<Result<Vec<_>>>()?;
         let ops: Result<u64> = std::thread::scope(|scope| {
             let run = |(n, buf)| {
                 scope.spawn({
                     let file = &file;
-                    move || exercise(file, load.workload, n, buf, start)
+                    move || exercise(file, load.workload, n, buf, start, space)
                 })
             };
             let threads: Vec<_> = workers.into_iter().map(run).collect();
@@ -105,12 +130,18 @@ pub(super) fn fill(file: &File, arena: &Arena, size: u64) -> Result<()> {
 }
 
 /// One thread: operations at random places until the time is over; returns how many.
-fn exercise(file: &File, workload: Workload, n: u32, mut buf: AlignedBuf, start: Instant) -> Result<u64> {
+fn exercise(file: &File, workload: Workload, n: u32, mut buf: AlignedBuf, start: Instant, space: &Space) -> Result<u64> {
     let mut rng = Rng(n.into());
     let places = (FILE / buf.len() as u64).max(1);
     let mut ops = 0;
     while start.elapsed() < DISK {
-        let at = rng.below(places) * buf.len() as u64;
+        let at = match space {
+            Space::Written => rng.below(places) * buf.len() as u64,
+            Space::New(next) => next.fetch_add(buf.len() as u64, Ordering::Relaxed),
+        };
+        if matches!(space, Space::New(_)) && at + buf.len() as u64 > NEW {
+            break;
+        }
         let write = workload == Workload::Write || (workload == Workload::Mixed && rng.below(2) == 0);
         match write {
             true => file.write_all_at(&buf, at).and_then(|()| file.sync_data()).doing("write to the raw disk")?,

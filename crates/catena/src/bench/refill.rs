@@ -107,7 +107,7 @@ async fn measure(args: &Args, size: u32, dir: &Path) -> Result<Report> {
     let clients = load(Workload::Mixed, size, WORKING_SET, Some(args.rate), args.duration);
     let bytes = [&data, &clients].iter().map(|l| l.chunks * u64::from(l.chunk_size)).sum::<u64>();
     let (probe, at) = (Load { workload: Workload::Write, depth: 8, ..data.clone() }, dir.to_owned());
-    let raw = tokio::task::spawn_blocking(move || Raw::measure(Some(&at), &probe)).await.doing("measure the machine")??;
+    let raw = tokio::task::spawn_blocking(move || Raw::measure_new(Some(&at), &probe)).await.doing("measure the machine")??;
     let shape = Shape { nodes: 3, targets: 1, replicas: 3, shards: 1, capacity: bytes * 2, store: args.store, etcd: None };
     let mut cluster = Cluster::start(&dir.join("cluster"), shape, Port::Any, "warn").await?;
     let client = cluster.client().await?;
@@ -231,7 +231,7 @@ impl Report {
         say!(
             "  {}",
             dim(format_args!(
-                "the limit: the lower of the disk (O_DIRECT, 1 MiB, fdatasync, {disk}) and TCP over loopback ({tcp:.0} MB/s)"
+                "the limit: the lower of the disk (O_DIRECT, 1 MiB to a new file, fdatasync, {disk}) and TCP over loopback ({tcp:.0} MB/s)"
             ))
         );
     }

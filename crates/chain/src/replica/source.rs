@@ -31,6 +31,8 @@ pub(super) struct Source {
     pause: Time,
     /// When it was looked at last.
     seen: Time,
+    /// When clients' requests were last in progress here.
+    clients: Option<Time>,
     /// Keys of the page that could not be read, how often, and when to try again.
     unreadable: BTreeMap<ChunkKey, (u32, Time)>,
 }
@@ -59,6 +61,7 @@ impl Source {
             started: now,
             pause: now,
             seen: now,
+            clients: None,
             unreadable: BTreeMap::new(),
         }
     }
@@ -106,11 +109,9 @@ impl Source {
     }
 
     /// The next key of the page that may be started now.
-    fn next_key(&mut self) -> Option<(ChunkKey, Option<ChunkMeta>)> {
-        let Phase::Settling { rest, .. } = &mut self.phase else { return None };
-        let due = |key: &&ChunkKey| self.unreadable.get(*key).is_none_or(|(_, at)| *at <= self.seen);
-        let key = rest.keys().find(due)?.clone();
-        rest.remove_entry(&key)
+    fn next_key(&self) -> Option<ChunkKey> {
+        let Phase::Settling { rest, .. } = &self.phase else { return None };
+        rest.keys().find(|key| self.unreadable.get(*key).is_none_or(|(_, at)| *at <= self.seen)).cloned()
     }
 
     /// A chunk cannot be read now: puts it back, to be tried again at `at`, unless that has been done `most` times.
@@ -232,25 +233,40 @@ impl<P: Clone> Replica<P> {
         source.phase = Phase::Settling { end: page.end, rest, active: BTreeMap::new() };
     }
 
-    /// Clients' requests are in progress here: a resync goes slowly then.
+    /// Clients' requests are in progress here.
     fn clients_wait(&self) -> bool {
         self.sessions.running() > 0 || self.reads.values().any(Reading::is_clients)
     }
 
-    /// Starts as many keys of the page as the window and the rate allow; moves the cursor when all are settled. Called
-    /// after every event, so that a settled key makes room for the next.
+    /// Bytes of chunks that may be under way now.
+    fn sync_room(&mut self, now: Time) -> u64 {
+        if self.source.is_some() && self.clients_wait() {
+            self.source.iter_mut().for_each(|source| source.clients = Some(now));
+        }
+        let seen = self.source.as_ref().and_then(|source| source.clients);
+        let beside = seen.is_some_and(|seen| now <= seen.saturating_add(self.config.sync_calm));
+        if beside { self.config.sync_beside } else { self.config.sync_bytes }
+    }
+
+    /// Starts as many keys of the page as the window, the room and the rate allow; moves the cursor when all are settled.
+    /// Called after every event, so that a settled key makes room for the next.
     pub(super) fn pump_source(&mut self, cx: &mut Cx<P>) {
-        let window = if self.source.is_some() && self.clients_wait() { 1 } else { self.config.sync_window };
+        let room = self.sync_room(cx.now);
         loop {
             let Some(source) = &mut self.source else { return };
             source.seen = cx.now;
-            let Phase::Settling { rest, active, .. } = &source.phase else { return };
-            if active.len() >= window || (source.pause > cx.now && !rest.is_empty()) {
-                return;
-            }
             let next = source.next_key();
             let Phase::Settling { end, rest, active } = &mut source.phase else { return };
-            if let Some((key, sinks)) = next {
+            if active.len() >= self.config.sync_window || (source.pause > cx.now && !rest.is_empty()) {
+                return;
+            }
+            if let Some(key) = next {
+                // As if those under way were as large.
+                let len = cx.store.meta(&key).and_then(|m| m.committed).map_or(0, |c| u64::from(c.len));
+                if !active.is_empty() && (active.len() as u64 + 1).saturating_mul(len) > room {
+                    return;
+                }
+                let sinks = rest.remove(&key).flatten();
                 active.insert(key.clone(), None);
                 self.chunks.entry(key.clone()).or_default().queue.push_back(Turn::Settle(sinks));
                 self.advance(cx, &key);

@@ -171,7 +171,8 @@ fn the_rate_holds_the_next_chunk_back() {
 fn clients_go_first() {
     let names: Vec<String> = (0..9).map(|n| format!("{}", (b'a' + n) as char)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut w = away(&Config { sync_window: 4, ..Config::default() }, &names, 2);
+    let config = Config { sync_window: 4, sync_beside: u64::from(BLOCK), ..Config::default() };
+    let mut w = away(&config, &names, 2);
     let started = |w: &mut World| w.t(1).store.pending.iter().filter(|d| matches!(d, catena_types::Done::Sums { .. })).count();
     for (n, name) in names.iter().enumerate() {
         update(&mut w, 20 + n as u64, name, 0, &[7; 4096]);

@@ -199,6 +199,9 @@ impl Plan {
             query_retry: rng.between(5, 200) * MS,
             page_chunks: rng.between(1, 3) as usize,
             sync_window: rng.between(1, 3) as usize,
+            sync_bytes: u64::MAX,
+            sync_beside: 0,
+            sync_calm: 0,
             sync_rate: *rng.pick(&[0, 0, 50_000, 2_000_000]),
             // The end of a run demands everything whole: what a disk refuses for a while must not be lost.
             unreadable_tries: 1000,
