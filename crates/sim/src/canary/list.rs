@@ -110,7 +110,7 @@ pub const CANARIES: &[Canary] = &[
         name: "confirm-unconfirmed",
         rule: "only a confirmed target confirms its successor",
         off: &[Off::Chain(chain::Mutation::ConfirmUnconfirmed)],
-        within: 6000,
+        within: 2000,
     },
     Canary {
         name: "ignore-lease",
@@ -128,7 +128,7 @@ pub const CANARIES: &[Canary] = &[
         name: "answer-unleased",
         rule: "the tail answers queries under a lease",
         off: &[Off::Chain(chain::Mutation::AnswerUnleased)],
-        within: 12000,
+        within: 100,
     },
     Canary {
         name: "answer-anyone",
@@ -326,7 +326,7 @@ pub const CANARIES: &[Canary] = &[
         name: "ignore-credit",
         rule: "room does not depend on the successor's own successor",
         off: &[Off::Chain(chain::Mutation::IgnoreCredit)],
-        within: 4500,
+        within: 1500,
     },
     Canary {
         name: "skip-sink",
@@ -350,7 +350,7 @@ pub const CANARIES: &[Canary] = &[
         name: "expire-used",
         rule: "a session that is in use does not expire",
         off: &[Off::Chain(chain::Mutation::ExpireUsed)],
-        within: 4500,
+        within: 2500,
     },
     Canary {
         name: "forget-floor",
@@ -459,7 +459,7 @@ pub const CANARIES: &[Canary] = &[
         name: "forget-coming",
         rule: "a lease beside the store rests on what is on its way there, too",
         off: &[Off::Manager(cluster::Mutation::ForgetComing)],
-        within: 12000,
+        within: 500,
     },
     Canary {
         name: "lease-the-changing",
