@@ -75,9 +75,8 @@ impl Cluster {
         // The first round brings the routing, the second is how it goes on.
         cluster.beat();
         cluster.beat();
-        let begun = cpu();
-        load.heartbeat_bytes = cluster.beat();
-        load.heartbeat = (cpu() - begun) / f64::from(shape.nodes);
+        let (bytes, spent) = cluster.beat();
+        (load.heartbeat_bytes, load.heartbeat) = (bytes, spent / f64::from(shape.nodes));
         let begun = cpu();
         cluster.tick();
         load.tick = cpu() - begun;
@@ -115,21 +114,24 @@ impl Cluster {
         self.store();
     }
 
-    /// A heartbeat of every node that is up, a period later; bytes of the last one and of its answer.
-    fn beat(&mut self) -> (usize, usize) {
+    /// A heartbeat of every node that is up, a period later; bytes of the last one and of its answer, and the processor
+    /// seconds of the manager's part.
+    fn beat(&mut self) -> ((usize, usize), f64) {
         self.now += 300 * MS;
         self.seq += 1;
-        let mut bytes = (0, 0);
+        let (mut bytes, mut spent) = ((0, 0), 0.0);
         let routing = self.primary.core().state().routing();
         for n in 0..self.nodes.len() {
             if self.nodes[n].up {
                 let request = report(&self.nodes[n], &routing, self.seq).encode_to_vec();
+                let begun = (self.cpu)();
                 let reply = self.hear(&request);
                 bytes = (request.len(), reply.encode_to_vec().len());
+                spent += (self.cpu)() - begun;
                 self.nodes[n].routing = self.nodes[n].routing.max(reply.routing_ver);
             }
         }
-        bytes
+        (bytes, spent)
     }
 
     fn hear(&mut self, bytes: &[u8]) -> HeartbeatReply {
