@@ -12,7 +12,7 @@ use catena_node::{Node, NodeConfig, NodeHandle};
 use catena_rma::Transport;
 use tempfile::TempDir;
 
-use crate::support::{LOOPBACK, Process, pattern, providers, told, watched};
+use crate::support::{LOOPBACK, Process, pattern, providers_that_outlive_peers, told, watched};
 
 const CHUNK: u32 = 4 << 20;
 
@@ -81,7 +81,7 @@ impl Tester {
 
 #[tokio::test]
 async fn writes_are_pulled_and_reads_are_pushed() {
-    for provider in providers() {
+    for provider in providers_that_outlive_peers() {
         let (at_node, node) = watched(provider);
         let (at_client, client) = watched(provider);
         let cluster = Cluster::start(3, Some(at_node)).await;
@@ -93,7 +93,7 @@ async fn writes_are_pulled_and_reads_are_pushed() {
 
 #[tokio::test]
 async fn a_side_without_the_transport_gets_frames() {
-    for provider in providers() {
+    for provider in providers_that_outlive_peers() {
         let (at_node, node) = watched(provider);
         let cluster = Cluster::start(1, Some(at_node)).await;
         cluster.client(None).await.exercise("the client has none").await;
@@ -107,7 +107,7 @@ async fn a_side_without_the_transport_gets_frames() {
 
 #[tokio::test]
 async fn what_fails_goes_in_frames() {
-    for provider in providers() {
+    for provider in providers_that_outlive_peers() {
         let (at_node, node) = watched(provider);
         let cluster = Cluster::start(1, Some(at_node)).await;
 
@@ -153,7 +153,7 @@ async fn a_process_that_writes() {
 
 #[tokio::test]
 async fn clients_that_die_while_their_writes_are_pulled_harm_nobody() {
-    for provider in providers() {
+    for provider in providers_that_outlive_peers() {
         let (at_node, node) = watched(provider);
         let cluster = Cluster::start(1, Some(at_node.clone())).await;
         let told = format!("{provider} {}", cluster.manager.addr());

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use catena_arena::Arena;
 use catena_rma::{Fabric, Far};
 
-use crate::support::{LONG, LOOPBACK, Process, pattern, providers, told, wait_until};
+use crate::support::{LONG, LOOPBACK, Process, pattern, providers_that_outlive_peers, told, wait_until};
 
 const SIGKILL: i32 = 9;
 const SIGSTOP: i32 = 19;
@@ -38,7 +38,7 @@ fn offer_of(process: &mut Process) -> (Vec<u8>, Far) {
 
 #[tokio::test]
 async fn a_client_that_dies_in_the_middle_of_a_pull_ends_it() {
-    for provider in providers() {
+    for provider in providers_that_outlive_peers() {
         let mut process = Process::start("death::a_process_that_offers", provider);
         let (address, far) = offer_of(&mut process);
         let endpoint = Fabric::open(provider, LOOPBACK).expect("a provider").endpoint().expect("an endpoint");
