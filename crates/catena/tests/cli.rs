@@ -10,7 +10,6 @@ use catena_arena::Arena;
 use catena_engine::disk::file::{Backend, Ring};
 use catena_engine::target_dir::{DATA_FILE, TargetDir};
 use catena_engine::{Params, StoreKind};
-use catena_types::crc::crc32c;
 use catena_types::{ChunkKey, ChunkStore, Op, StageRequest, Tag};
 
 fn catena(args: &[&str]) -> Output {
@@ -178,8 +177,7 @@ fn make_target(dir: &Path, kind: StoreKind) {
             tag,
             op: Op::write(0, 10_000),
             chunk_size: 64 << 10,
-            payload_crc: crc32c(&payload),
-            payload: payload.into(),
+            payload: bytes::Bytes::from(payload).into(),
         };
         store.stage(request).unwrap();
         let mut done = Vec::new();

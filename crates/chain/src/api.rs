@@ -4,7 +4,7 @@
 //! at a time and carries out the [`Command`]s in order. The time given is read *after* the event was received, so that
 //! a pause can only make a lease look older. Payloads are opaque: the state machine passes them on, it never looks in.
 
-use catena_types::{Chain, ChainId, ChunkKey, Done, LocalState, Op, Precondition, Tag, TargetId, Time};
+use catena_types::{Chain, ChainId, ChunkKey, Done, LocalState, Op, Payload, Precondition, Tag, TargetId, Time};
 use catena_wire::client::{ListReply, ReadReply, UpdateReply};
 use catena_wire::manager::SyncProgress;
 use catena_wire::peer::PeerMsg;
@@ -65,17 +65,6 @@ impl Default for Config {
             max_damaged: 1000,
         }
     }
-}
-
-/// A payload and its CRC-32C, verified by the driver on receipt.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Payload<P> {
-    /// The bytes, opaque.
-    pub data: P,
-    /// Length in bytes.
-    pub len: u32,
-    /// CRC-32C of the bytes.
-    pub crc: u32,
 }
 
 /// A client's update, its key and payload checked by the driver.

@@ -7,5 +7,5 @@ mod api;
 pub mod mutation;
 mod replica;
 
-pub use api::{ClientList, ClientRead, ClientUpdate, Command, Config, Counters, Event, Payload, Report, RequestId, answers};
+pub use api::{ClientList, ClientRead, ClientUpdate, Command, Config, Counters, Event, Report, RequestId, answers};
 pub use replica::Replica;

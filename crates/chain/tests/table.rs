@@ -80,7 +80,7 @@ fn reject(ver: u64, seq: u64, attempt: u64) -> Body {
 fn with_chunk(mut t: Target) -> Target {
     let committed = Committed { ver: 1, chain_ver: 4, len: 3, checksum: crc::crc32c(b"old"), tag: tag(9, 1) };
     use catena_types::ChunkStore;
-    t.store.install(0, &key("k"), 4096, committed, b"old".to_vec()).expect("not refused");
+    t.store.install(0, &key("k"), 4096, committed, b"old".to_vec().into()).expect("not refused");
     t.store.pending.clear();
     quiet(t)
 }

@@ -40,6 +40,8 @@ catena_types::mutations! {
     SkipTablePages,
     /// `format`: a checksum that the table does not know counts as 0.
     UnknownIsZero,
+    /// `stage`: the checksums that came with a payload are those of the blocks it is written to, wherever it begins.
+    AnySums,
     /// `checkpoint`: both copies of the superblock are written at once.
     BothSuperblocks,
     /// `checkpoint`: staged updates are left out.

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use catena_types::crc::{combine, crc32c, zeroes};
+use catena_types::crc::{combine, crc32c, fold, zeroes};
 use catena_types::limits::BLOCK;
 
 use crate::alloc::Run;
@@ -50,11 +50,6 @@ pub(crate) fn blocks(len: u32) -> u32 {
 /// Checksums of the blocks of `data`, whose length is a multiple of the block size.
 pub(crate) fn block_crcs(data: &[u8]) -> impl Iterator<Item = u32> {
     data.chunks(BLOCK as usize).map(crc32c)
-}
-
-/// Checksum of blocks side by side from theirs.
-pub(crate) fn fold(crcs: &[u32]) -> u32 {
-    crcs.iter().fold(0, |sum, &crc| combine(sum, crc, u64::from(BLOCK)))
 }
 
 /// `crc(A)` from `crc(A ++ 0^pad)`.

@@ -67,10 +67,9 @@ impl Bed {
     fn stage(&mut self, key: &ChunkKey, op: Op, payload: &[u8]) -> Result<Ver, Code> {
         let base = self.store.meta(key).and_then(|m| m.committed).map_or(self.store.remove_floor(), |c| c.ver);
         let tag = Tag { client: 7, channel: 1, seq: base + 1 };
-        let payload = Bytes::copy_from_slice(payload);
-        let payload_crc = crc32c(&payload);
+        let payload = Bytes::copy_from_slice(payload).into();
         let ver = base + 1;
-        self.store.stage(StageRequest { key: key.clone(), ver, chain_ver: 1, tag, op, chunk_size: MIB, payload, payload_crc })?;
+        self.store.stage(StageRequest { key: key.clone(), ver, chain_ver: 1, tag, op, chunk_size: MIB, payload })?;
         Ok(ver)
     }
 
@@ -244,7 +243,7 @@ fn a_move_gives_way() {
                         let tag = Tag { client: 1, channel: 1, seq: 1 };
                         let bytes = Bytes::from_static(b"anew");
                         let c = Committed { ver: 900, chain_ver: 1, len: 4, checksum: crc32c(&bytes), tag };
-                        bed.store.install(5, &key(1), MIB, c, bytes).unwrap();
+                        bed.store.install(5, &key(1), MIB, c, bytes.into()).unwrap();
                     }
                     _ => {}
                 }
@@ -342,7 +341,7 @@ fn thresholds_refuse_in_order() {
     let mut installed = 5000;
     while bed.store.space().level() < SpaceLevel::NoWrites {
         installed += 1;
-        bed.store.install(1, &key(installed), MIB, c, bytes.clone()).unwrap();
+        bed.store.install(1, &key(installed), MIB, c, bytes.clone().into()).unwrap();
         bed.settle();
     }
     levels.push(bed.store.space().level());

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use catena_engine::disk::mem::MemDisk;
 use catena_engine::{CowStore, Params, StoreKind};
-use catena_types::crc::crc32c;
 use catena_types::*;
 use common::direct::{key, turns};
 use common::*;
@@ -135,7 +134,7 @@ impl Pair {
                 let bytes = self.rng.bytes(len as usize);
                 let ver = self.a.store.remove_floor() + 1 + self.rng.below(9);
                 let committed = direct::committed(ver, &bytes);
-                self.both("install", |store| store.install(id, &key, size, committed, bytes.clone())).unwrap();
+                self.both("install", |store| store.install(id, &key, size, committed, bytes.clone().into())).unwrap();
                 "install"
             }
             82..87 => {
@@ -196,8 +195,7 @@ impl Pair {
             tag: Tag { client: 7, channel: 1 + (self.next % 2) as u32, seq: self.next },
             op,
             chunk_size: size,
-            payload_crc: crc32c(&payload),
-            payload,
+            payload: payload.into(),
         };
         self.both("stage", |store| store.stage(request.clone())).unwrap();
         "stage"

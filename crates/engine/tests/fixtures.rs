@@ -132,9 +132,8 @@ fn play(mut store: Option<&mut CowStore<MemDisk>>) -> Expected {
             Step::Stage(name, op, seed) => {
                 let payload = content(op.payload_len(), seed);
                 let ver = expected.stage(name, op, &payload);
-                let payload_crc = crc32c(&payload);
-                let (key, chain_ver, chunk_size) = (key(name), 1, CHUNK);
-                let request = StageRequest { key, ver, chain_ver, tag, op, chunk_size, payload_crc, payload };
+                let (key, chain_ver, chunk_size, payload) = (key(name), 1, CHUNK, payload.into());
+                let request = StageRequest { key, ver, chain_ver, tag, op, chunk_size, payload };
                 store.as_mut().map(|s| s.stage(request)).transpose().unwrap();
             }
             Step::Commit(name) => {
@@ -149,7 +148,7 @@ fn play(mut store: Option<&mut CowStore<MemDisk>>) -> Expected {
                 let bytes = content(len, seed);
                 let committed = Committed { ver: 40, chain_ver: 3, len, checksum: crc32c(&bytes), tag };
                 expected.chunks.insert(key(name), State { committed: Some((40, bytes.to_vec())), staged: None });
-                store.as_mut().map(|s| s.install(n, &key(name), CHUNK, committed, bytes)).transpose().unwrap();
+                store.as_mut().map(|s| s.install(n, &key(name), CHUNK, committed, bytes.into())).transpose().unwrap();
             }
             Step::Purge(name) => {
                 expected.chunks.remove(&key(name));

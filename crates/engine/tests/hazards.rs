@@ -208,7 +208,7 @@ fn what_was_refused_or_dropped_blocks_nothing() {
         let before = (store.space(), store.meta(&key()));
         assert_eq!(store.stage(request(&key(), 1, Op::write(0, CHUNK), &vec![1; CHUNK as usize])), Err(Code::NoSpace));
         let lie = Committed { checksum: 1, ..committed(1, b"abc") };
-        assert_eq!(store.install(1, &key(), 4096, lie, (&b"abc"[..]).into()), Err(Code::PayloadCorrupt));
+        assert_eq!(store.install(1, &key(), 4096, lie, Bytes::from_static(b"abc").into()), Err(Code::PayloadCorrupt));
         assert_eq!((store.space(), store.meta(&key())), before);
         // Dropped at every moment of its life; the next one is taken at once.
         for steps in 0..8 {
@@ -302,7 +302,7 @@ fn nothing_is_dropped_by_checkpoints() {
             let len = 1 + rng.below(9000) as usize;
             let payload = rng.bytes(len);
             let committed = Committed { tag, chain_ver: rng.next(), ..committed(1 + rng.next() / 2, &payload) };
-            store.install(1, &k, 4096 * (3 + n), committed, payload).unwrap();
+            store.install(1, &k, 4096 * (3 + n), committed, payload.into()).unwrap();
             if n % 3 == 0 {
                 let tag = Tag { client: rng.next(), channel: n + 1, seq: rng.next() };
                 let op = if n % 2 == 0 { Op::remove() } else { Op::truncate(n) };

@@ -218,7 +218,7 @@ impl Opened {
                 self.store.purge(1, &key);
             } else {
                 let committed = direct::committed(u64::MAX / 2, b"from the chain");
-                self.store.install(2, &key, 8192, committed, (&b"from the chain"[..]).into()).unwrap();
+                self.store.install(2, &key, 8192, committed, bytes::Bytes::from_static(b"from the chain").into()).unwrap();
             }
         }
         direct::turns(&mut self.store);

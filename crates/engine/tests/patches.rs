@@ -194,7 +194,7 @@ fn a_lost_chunk_is_damaged_until_its_bytes_come() {
             for store in [&mut store, &mut again] {
                 assert_eq!(store.meta(&key("k")).unwrap().committed, Some(committed(4, &bytes)));
                 assert_eq!(read(store, &key("k"), 4), lost);
-                store.install(9, &key("k"), CHUNK, committed(4, &bytes), Bytes::from(bytes.clone())).unwrap();
+                store.install(9, &key("k"), CHUNK, committed(4, &bytes), Bytes::from(bytes.clone()).into()).unwrap();
                 turns(store);
                 assert!(read(store, &key("k"), 4).unwrap() == bytes && store.verify().is_ok());
             }

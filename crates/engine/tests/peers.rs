@@ -99,7 +99,7 @@ fn e1_a_chunk_that_came_and_went_in_one_group_is_not_missed() {
         write(&mut store, &key("filler"), 1, Op::write(0, CHUNK - 8192), &vec![9; CHUNK as usize - 8192]);
         turns(&mut store);
         let short = committed(1, &[1; 4096]);
-        store.install(1, &key("gone"), 4096, short, vec![1; 4096].into()).unwrap();
+        store.install(1, &key("gone"), 4096, short, Bytes::from(vec![1; 4096]).into()).unwrap();
         store.purge(2, &key("gone"));
         store.stage(sized(&key("kept"), 1, Op::write(0, 4096), &[2; 4096], 4096)).unwrap();
         let done = turns(&mut store);
@@ -192,7 +192,7 @@ fn e3_a_chunk_created_anew_with_the_same_version_is_another_one() {
     for &kind in KINDS.iter() {
         let (mut store, disk) = fresh(kind, 64, 16);
         let (old, new) = (vec![1u8; 16384], vec![2u8; 16384]);
-        store.install(1, &key("k"), 16384, committed(5, &old), old.clone().into()).unwrap();
+        store.install(1, &key("k"), 16384, committed(5, &old), Bytes::from(old.clone()).into()).unwrap();
         turns(&mut store);
         disk.set_held(true);
         let mut out = Vec::new();
@@ -202,7 +202,7 @@ fn e3_a_chunk_created_anew_with_the_same_version_is_another_one() {
         store.turn(1, &mut out);
         assert!(disk.waiting() >= 1 && out.is_empty());
         store.purge(3, &key("k"));
-        store.install(4, &key("k"), 16384, committed(5, &new), new.clone().into()).unwrap();
+        store.install(4, &key("k"), 16384, committed(5, &new), Bytes::from(new.clone()).into()).unwrap();
         // The same update of the new chunk.
         store.stage(sized(&key("k"), 6, Op::write(200, 50), &[8; 50], 16384)).unwrap();
         store.read(5, &key("k"), 5, 0, u32::MAX);
@@ -441,7 +441,7 @@ fn e9_numbers_at_the_end_of_their_range() {
         let (mut store, disk) = fresh(kind, 64, 16);
         let tag = |seq| Tag { client: MAX, channel: u32::MAX, seq };
         let start = Committed { tag: tag(MAX - 5), chain_ver: MAX, ..committed(MAX - 5, b"start") };
-        store.install(MAX, &key("k"), CHUNK, start, (&b"start"[..]).into()).unwrap();
+        store.install(MAX, &key("k"), CHUNK, start, Bytes::from_static(b"start").into()).unwrap();
         let mut row = SessionRow { seq: MAX, ver: MAX, len: u32::MAX, checksum: u32::MAX, chain_ver: MAX };
         store.put_session(SessionId { client: MAX, channel: u32::MAX }, row);
         store.sync(MAX);

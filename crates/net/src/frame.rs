@@ -1,9 +1,10 @@
 //! A frame in memory: the body encoded, the payload untouched.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use catena_types::crc::crc32c;
+use catena_types::crc::{self, crc32c};
 use catena_types::limits;
 use catena_wire::header::{FLAG_REPLY, HEADER_BYTES, Header, Kind};
 
@@ -30,6 +31,8 @@ pub struct Frame {
     pub payload_crc: u32,
     /// Whether the payload received matches it.
     pub payload_ok: bool,
+    /// CRC-32C of its blocks of [`limits::BLOCK`] bytes, for frames whose payload a chunk store may keep.
+    pub payload_sums: Option<Arc<[u32]>>,
 }
 
 impl Frame {
@@ -45,6 +48,7 @@ impl Frame {
             payload: Bytes::new(),
             payload_crc: 0,
             payload_ok: true,
+            payload_sums: None,
         }
     }
 
@@ -112,16 +116,34 @@ impl Frame {
 
     /// A frame as received.
     pub(crate) fn received(header: &Header, body: Bytes, payload: Bytes) -> Frame {
-        Frame {
+        let frame = Frame {
             kind: header.kind,
             flags: header.flags,
             request_id: header.request_id,
             deadline: (header.deadline_us != 0).then(|| Duration::from_micros(header.deadline_us)),
             trace_id: header.trace_id,
-            payload_ok: crc32c(&payload) == header.payload_crc,
-            payload_crc: header.payload_crc,
             body,
-            payload,
-        }
+            payload: Bytes::new(),
+            payload_crc: 0,
+            payload_ok: true,
+            payload_sums: None,
+        };
+        frame.carrying(payload, header.payload_crc)
+    }
+
+    /// The same with a payload that was received: its checksum should be `crc`.
+    pub(crate) fn carrying(mut self, payload: Bytes, crc: u32) -> Frame {
+        let kept = matches!(self.kind, Kind::Update | Kind::Peer) && payload.len() > limits::BLOCK as usize;
+        let (computed, sums) = if kept {
+            let (crc, sums) = crc::with_blocks(&payload);
+            (crc, Some(sums))
+        } else {
+            (crc32c(&payload), None)
+        };
+        self.payload_ok = computed == crc;
+        self.payload_crc = crc;
+        self.payload_sums = sums;
+        self.payload = payload;
+        self
     }
 }

@@ -152,11 +152,8 @@ impl Frame {
 
     /// The same with the payload that was described by `remote`.
     pub(crate) fn moved(mut self, remote: RemoteBuffer, payload: Bytes) -> Frame {
-        self.payload_ok = crc32c(&payload) == remote.crc;
-        self.payload_crc = remote.crc;
-        self.payload = payload;
         self.flags &= !(FLAG_PULL | FLAG_PUSH);
-        self
+        self.carrying(payload, remote.crc)
     }
 }
 

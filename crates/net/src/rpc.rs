@@ -301,8 +301,10 @@ async fn read_replies(mut receiver: FrameReceiver, pending: Arc<Mutex<Pending>>,
                 let waiting = lock(&pending).calls.remove(&frame.request_id);
                 let Some(Waiting { caller, offered }) = waiting else { continue };
                 let frame = taken_back(frame, offered);
-                // A reply nobody waits for any more.
-                let _ = caller.map(|c| c.send(frame));
+                if let Some(caller) = caller {
+                    // Whoever called may have stopped waiting.
+                    let _ = caller.send(frame);
+                }
             }
             Ok(None) => break "closed by the other side".to_owned(),
             Err(e) => break e.to_string(),

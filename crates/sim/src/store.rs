@@ -13,8 +13,8 @@ use catena_types::crc::crc32c;
 use catena_types::limits::BLOCK;
 use catena_types::store::Part;
 use catena_types::{
-    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, Op, OpKind, Seq, SessionId, SessionRow, Space, StageInfo,
-    StageRequest, Staged, Time, Ver,
+    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, Op, OpKind, Payload, Seq, SessionId, SessionRow, Space,
+    StageInfo, StageRequest, Staged, Time, Ver,
 };
 
 use crate::rng::Rng;
@@ -445,7 +445,7 @@ impl ChunkStore for ModelStore {
         }
         let chunk = self.memory.chunks.get(&r.key).cloned().unwrap_or_default();
         let base = chunk.committed.as_ref().map_or(0, |(c, _)| c.ver);
-        if chunk.staged.is_some() || r.ver <= base || r.payload.len() != r.op.payload_len() as usize {
+        if chunk.staged.is_some() || r.ver <= base || r.payload.data.len() != r.op.payload_len() as usize {
             self.complain(format!("stage of {} version {} over {:?}", r.key, r.ver, meta(&chunk)));
             return Err(Code::InvalidArgument);
         }
@@ -455,7 +455,7 @@ impl ChunkStore for ModelStore {
         let mut bytes = old.to_vec();
         bytes.resize(r.op.new_len(old.len() as u32) as usize, 0);
         if r.op.kind() == OpKind::Write {
-            bytes[r.op.offset as usize..][..r.payload.len()].copy_from_slice(&r.payload);
+            bytes[r.op.offset as usize..][..r.payload.data.len()].copy_from_slice(&r.payload.data);
         }
         let (len, checksum) = if remove { (0, 0) } else { (bytes.len() as u32, crc32c(&bytes)) };
         let staged = Staged { ver: r.ver, chain_ver: r.chain_ver, len, checksum, tag: r.tag, remove, durable: true };
@@ -522,15 +522,15 @@ impl ChunkStore for ModelStore {
         self.started_reads.push(vec![Done::Read { id, result }]);
     }
 
-    fn install(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, c: Committed, payload: Bytes) -> Result<(), Code> {
+    fn install(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, c: Committed, payload: Payload<Bytes>) -> Result<(), Code> {
         if let Some(code) = self.full.filter(|_| self.rng.below(self.full_one_in) == 0) {
             return Err(code);
         }
-        if payload.len() != c.len as usize || crc32c(&payload) != c.checksum {
-            self.complain(format!("install of {key} with {} bytes that are not those of {c:?}", payload.len()));
+        if payload.data.len() != c.len as usize || crc32c(&payload.data) != c.checksum {
+            self.complain(format!("install of {key} with {} bytes that are not those of {c:?}", payload.data.len()));
         }
         self.cancel_stage(key);
-        self.record(Record::Install(key.clone(), chunk_size, c, payload));
+        self.record(Record::Install(key.clone(), chunk_size, c, payload.data));
         self.ends_durable(Done::Synced { id });
         Ok(())
     }

@@ -19,4 +19,4 @@ pub use delta::RoutingDelta;
 pub use error::{Class, Code, Failure};
 pub use ids::{ChainId, ChainVer, ChunkKey, ClientId, Incarnation, NodeId, Seq, SessionId, ShardId, Tag, TargetId, Time, Ver};
 pub use routing::{Chain, LocalState, Member, NodeInfo, PublicState, Routing, TargetInfo};
-pub use store::{ChunkStore, Done, SessionRow, Space, StageInfo, StageRequest};
+pub use store::{ChunkStore, Done, Payload, SessionRow, Space, StageInfo, StageRequest};

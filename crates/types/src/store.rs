@@ -5,7 +5,10 @@
 //! ends with exactly one [`Done`], which the driver (node or simulator) collects from the engine and hands to the
 //! state machine.
 
+use std::sync::Arc;
+
 use crate::chunk::{ChunkMeta, Committed, Op};
+use crate::crc;
 use crate::error::Code;
 use crate::ids::{ChainVer, ChunkKey, Seq, SessionId, Tag, Ver};
 
@@ -147,6 +150,27 @@ pub struct StageInfo {
     pub method: i32,
 }
 
+/// The bytes of an update or a chunk, and what was learned of them when they were received and verified, in one pass.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Payload<P> {
+    /// The bytes, opaque to the state machine.
+    pub data: P,
+    /// Length in bytes.
+    pub len: u32,
+    /// CRC-32C of the bytes.
+    pub crc: u32,
+    /// CRC-32C of each of their blocks of [`crate::limits::BLOCK`] bytes, the last one possibly short; `None`: not known.
+    pub sums: Option<Arc<[u32]>>,
+}
+
+/// Looks at the bytes now.
+impl<P: AsRef<[u8]>> From<P> for Payload<P> {
+    fn from(data: P) -> Payload<P> {
+        let (crc, sums) = crc::with_blocks(data.as_ref());
+        Payload { len: data.as_ref().len() as u32, crc, sums: Some(sums), data }
+    }
+}
+
 /// An update to be staged. The state machine has checked it with [`Op::check`] and given it its version.
 #[derive(Clone, Debug)]
 pub struct StageRequest<P> {
@@ -162,10 +186,8 @@ pub struct StageRequest<P> {
     pub op: Op,
     /// Chunk size; equals the existing chunk's.
     pub chunk_size: u32,
-    /// Exactly `op.payload_len()` bytes.
-    pub payload: P,
-    /// CRC-32C of `payload`, already verified.
-    pub payload_crc: u32,
+    /// Exactly `op.payload_len()` bytes, verified.
+    pub payload: Payload<P>,
 }
 
 /// Some whole blocks of a chunk, see [`ChunkStore::patch`].
@@ -288,7 +310,7 @@ pub trait ChunkStore {
     /// Ends with [`Done::Read`].
     fn read(&mut self, id: u64, key: &ChunkKey, ver: Ver, offset: u32, len: u32);
     /// Replaces the whole chunk, whatever it was, by this committed version, atomically; anything staged is dropped.
-    /// `payload` is `committed.len` bytes with checksum `committed.checksum`. Ends with [`Done::Synced`].
+    /// `payload` is `committed.len` bytes with checksum `committed.checksum`, verified. Ends with [`Done::Synced`].
     ///
     /// # Errors
     /// `NoSpace`: nothing has changed.
@@ -298,7 +320,7 @@ pub trait ChunkStore {
         key: &ChunkKey,
         chunk_size: u32,
         committed: Committed,
-        payload: Self::Payload,
+        payload: Payload<Self::Payload>,
     ) -> Result<(), Code>;
     /// Makes of the committed version this one, atomically: `parts` replace what is there, everything else is kept. They
     /// are in order and do not overlap; the new version is above the present one and not shorter, and nothing is staged.

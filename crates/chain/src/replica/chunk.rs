@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use catena_types::store::Part;
-use catena_types::{ChunkMeta, Code, Committed, Op, StageInfo, Tag, TargetId, Time, Ver};
+use catena_types::{ChunkMeta, Code, Committed, Op, Payload, StageInfo, Tag, TargetId, Time, Ver};
 use catena_wire::client::Hop;
 use catena_wire::peer::{Fetch, Forward, SyncLost, SyncPatch, SyncPut};
 
-use crate::api::{ClientUpdate, Payload, RequestId};
+use crate::api::{ClientUpdate, RequestId};
 
 /// One chunk with something in flight. Chunks at rest have none: the engine's index is enough for them.
 #[derive(Clone, Hash)]

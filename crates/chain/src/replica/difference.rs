@@ -8,13 +8,12 @@
 use std::ops::Range;
 
 use catena_types::limits::BLOCK;
-use catena_types::{ChunkKey, Code, Committed};
+use catena_types::{ChunkKey, Code, Committed, Payload};
 use catena_wire::peer::{Body, Sums, SyncPart, SyncPatch, SyncSums};
 
 use super::read::Reading;
 use super::source::{patchable, same};
 use super::{Cx, Replica};
-use crate::api::Payload;
 use crate::mutation::{Mutation, is};
 
 /// Most parts a chunk is sent in; parts that lie near each other are sent as one where there are more.

@@ -7,13 +7,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use catena_types::{ChainVer, ChunkKey, ChunkStore, OpKind, StageRequest, Tag, TargetId, Ver};
+use catena_types::{ChainVer, ChunkKey, ChunkStore, OpKind, Payload, StageRequest, Tag, TargetId, Ver};
 use catena_wire::peer::{Body, Credit, Forward, Reject, Release, Reply};
 
 use super::chunk::{Busy, Hand, InFlight, Next, Times, Turn};
 use super::read::Reading;
 use super::{Cx, Replica};
-use crate::api::Payload;
 use crate::mutation::{Mutation, is};
 
 /// Payload on its way between this target and its neighbours.
@@ -125,8 +124,7 @@ impl<P: Clone> Replica<P> {
             tag: forward.tag,
             op: forward.op,
             chunk_size: forward.chunk_size,
-            payload: payload.data.clone(),
-            payload_crc: payload.crc,
+            payload: payload.clone(),
         });
         let released = released || is(Mutation::NoReleaseWait);
         if let Err(code) = staged {

@@ -21,10 +21,10 @@ mod update;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
-use catena_types::{ChunkKey, ChunkStore, Code, Done, Failure, LocalState, TargetId, Time, Ver};
+use catena_types::{ChunkKey, ChunkStore, Code, Done, Failure, LocalState, Payload, TargetId, Time, Ver};
 use catena_wire::peer::{Body, PeerMsg};
 
-use crate::api::{Command, Config, Counters, Event, Payload, Report};
+use crate::api::{Command, Config, Counters, Event, Report};
 use crate::mutation::{Mutation, is};
 use chunk::ChunkState;
 use expiry::Expiry;

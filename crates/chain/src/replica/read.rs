@@ -3,13 +3,13 @@
 //! A chunk with an update in flight here may already be committed further down, so the tail is asked; a clean one is
 //! served at once. The tail itself is the linearization point and never asks.
 
-use catena_types::{ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Failure, TargetId, Time, Ver, limits};
+use catena_types::{ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Failure, Payload, TargetId, Time, Ver, limits};
 use catena_wire::client::{ListEntry, ListReply, ReadReply};
 use catena_wire::peer::{Answer, Body, Confirm, Fetch, Query};
 
 use super::chunk::Busy;
 use super::{Cx, Replica};
-use crate::api::{ClientList, ClientRead, Command, Payload, RequestId};
+use crate::api::{ClientList, ClientRead, Command, RequestId};
 use crate::mutation::{Mutation, is};
 
 /// A read under way, by the id the engine and the tail know it by.
@@ -169,7 +169,7 @@ impl<P: Clone> Replica<P> {
 
     /// The engine has the bytes, or cannot have them.
     pub(super) fn on_read_done(&mut self, cx: &mut Cx<P>, id: u64, result: Result<(P, u32), Code>) {
-        let with = |len, (data, crc)| Payload { data, len, crc };
+        let with = |len, (data, crc)| Payload { data, len, crc, sums: None };
         match (self.reads.remove(&id), result) {
             (Some(Reading::Loading { request, reply, len }), Ok(bytes)) => {
                 cx.out.push(Command::ReadReply { request, reply, payload: Some(with(len, bytes)) });

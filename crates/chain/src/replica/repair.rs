@@ -7,13 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catena_types::{ChunkKey, ChunkMeta, Code, Committed, StageRequest, TargetId, Ver};
+use catena_types::{ChunkKey, ChunkMeta, Code, Committed, Payload, StageRequest, TargetId, Ver};
 use catena_wire::peer::{Body, Fetch, Fetched};
 
 use super::chunk::{Busy, Next, Repair, Step, Turn};
 use super::read::Reading;
 use super::{Condition, Cx, Replica};
-use crate::api::Payload;
 use crate::mutation::{Mutation, is};
 
 /// What is known of damage at this target.
@@ -246,7 +245,7 @@ impl<P: Clone> Replica<P> {
         };
         let Some(chunk_size) = cx.store.meta(&key).map(|m| m.chunk_size) else { return };
         let id = self.new_id();
-        match cx.store.install(id, &key, chunk_size, wanted, payload.data) {
+        match cx.store.install(id, &key, chunk_size, wanted, payload) {
             Ok(()) => {
                 self.damage.installs.insert(id, key.clone());
                 self.chunks.entry(key).or_default().repair =
@@ -328,8 +327,7 @@ impl<P: Clone> Replica<P> {
             tag: inflight.tag,
             op,
             chunk_size: inflight.chunk_size,
-            payload: payload.data,
-            payload_crc: payload.crc,
+            payload,
         };
         match cx.store.stage(request) {
             Ok(()) => self.counters.restaged += 1,

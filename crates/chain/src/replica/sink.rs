@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use catena_types::limits::{self, valid_chunk_size};
 use catena_types::store::Part;
-use catena_types::{ChunkKey, ChunkMeta, Code};
+use catena_types::{ChunkKey, ChunkMeta, Code, Payload};
 use catena_wire::peer::{
     Body, Page, PageEntry, Sums, SyncDone, SyncDoneReply, SyncDrop, SyncLost, SyncPage, SyncPart, SyncPatch, SyncPut,
     SyncSessions, SyncSums, Synced,
@@ -13,7 +13,6 @@ use catena_wire::peer::{
 
 use super::chunk::{Busy, Turn};
 use super::{Cx, Replica};
-use crate::api::Payload;
 use crate::mutation::{Mutation, is};
 
 /// State of a sink under one chain version.
@@ -182,7 +181,7 @@ impl<P: Clone> Replica<P> {
 
     pub(super) fn start_put(&mut self, cx: &mut Cx<P>, key: &ChunkKey, put: SyncPut, payload: Payload<P>) {
         let id = self.new_id();
-        match cx.store.install(id, key, put.chunk_size, put.committed, payload.data) {
+        match cx.store.install(id, key, put.chunk_size, put.committed, payload) {
             Ok(()) if is(Mutation::SyncedEarly) => {
                 self.installing(id, key, 0);
                 self.synced(cx, key, Code::Ok, 0);

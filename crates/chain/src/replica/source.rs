@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use catena_types::{ChunkKey, ChunkMeta, Code, Committed, TargetId, Time, Ver, limits};
+use catena_types::{ChunkKey, ChunkMeta, Code, Committed, Payload, TargetId, Time, Ver, limits};
 use catena_wire::manager::SyncProgress;
 use catena_wire::peer::{Body, Page, SessionEntry, SyncDone, SyncDrop, SyncLost, SyncPage, SyncPut, SyncSessions, Synced};
 
@@ -15,7 +15,6 @@ use super::chunk::{Busy, Turn};
 use super::difference::Difference;
 use super::read::Reading;
 use super::{Cx, Replica};
-use crate::api::Payload;
 use crate::mutation::{Mutation, is};
 
 /// State of a source under one chain version.

@@ -143,8 +143,7 @@ impl<P: Clone> Replica<P> {
             tag: update.tag,
             op: update.op,
             chunk_size: update.chunk_size,
-            payload: update.payload.data.clone(),
-            payload_crc: update.payload.crc,
+            payload: update.payload.clone(),
         });
         staged.map_err(|code| self.refusal(code, self.me))?;
         let next = self.next_for(&update.key);

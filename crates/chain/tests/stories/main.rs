@@ -10,8 +10,8 @@ mod sessions;
 mod support;
 mod window;
 
-use catena_chain::{ClientUpdate, Event, Payload};
-use catena_types::{Code, LocalState, Op, Precondition};
+use catena_chain::{ClientUpdate, Event};
+use catena_types::{Code, LocalState, Op, Payload, Precondition};
 use catena_wire::peer::{Body, Forward, PeerMsg, Reject};
 use support::*;
 

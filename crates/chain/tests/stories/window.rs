@@ -18,7 +18,7 @@ fn update(n: usize, chain_ver: u64) -> Event<Bytes> {
     Event::Update(ClientUpdate { key: key(NAMES[n]), ..update })
 }
 
-fn forwards(sent: &[(PeerMsg, Option<catena_chain::Payload<Bytes>>)]) -> usize {
+fn forwards(sent: &[(PeerMsg, Option<catena_types::Payload<Bytes>>)]) -> usize {
     sent.iter().filter(|(m, _)| matches!(m.body, Some(Body::Forward(_)))).count()
 }
 

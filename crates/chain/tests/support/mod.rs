@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catena_chain::{ClientRead, ClientUpdate, Command, Config, Event, Payload, Replica, RequestId, answers};
+use catena_chain::{ClientRead, ClientUpdate, Command, Config, Event, Replica, RequestId, answers};
 use catena_types::store::Part;
 use catena_types::{
-    Chain, ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, Member, Op, OpKind, Precondition, PublicState, Seq,
-    SessionId, SessionRow, Space, StageInfo, StageRequest, Staged, Tag, TargetId, Ver, crc, limits,
+    Chain, ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, Member, Op, OpKind, Payload, Precondition,
+    PublicState, Seq, SessionId, SessionRow, Space, StageInfo, StageRequest, Staged, Tag, TargetId, Ver, crc, limits,
 };
 use catena_wire::peer::{Body, PeerMsg};
 
@@ -151,15 +151,15 @@ impl ChunkStore for FakeStore {
             self.log.push(format!("stage refused {code:?}"));
             return Err(code);
         }
-        let StageRequest { key, ver, chain_ver, tag, op, chunk_size, payload, .. } = request;
-        assert_eq!(payload.len() as u32, op.payload_len());
+        let StageRequest { key, ver, chain_ver, tag, op, chunk_size, payload } = request;
+        assert_eq!(payload.len, op.payload_len());
         let rotten = self.is_rotten(&key);
         let chunk = self.chunk(&key);
         let fails = rotten && keeps(&chunk.committed, op);
         let base = chunk.meta.commit_ver();
         chunk.whole = op.kind() == OpKind::Remove || (op.kind() == OpKind::Write && !keeps(&chunk.committed, op));
         assert!(chunk.meta.staged.is_none(), "one staged update at a time");
-        chunk.staged = if op.kind() == OpKind::Remove { Vec::new() } else { apply(&chunk.committed, op, &payload) };
+        chunk.staged = if op.kind() == OpKind::Remove { Vec::new() } else { apply(&chunk.committed, op, &payload.data) };
         let remove = op.kind() == OpKind::Remove;
         let (len, checksum) = (chunk.staged.len() as u32, if remove { 0 } else { crc::crc32c(&chunk.staged) });
         chunk.meta.chunk_size = chunk_size;
@@ -213,15 +213,22 @@ impl ChunkStore for FakeStore {
         }
         self.pending.push(Done::Read { id, result: Ok((data, crc)) });
     }
-    fn install(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, committed: Committed, payload: Bytes) -> Result<(), Code> {
+    fn install(
+        &mut self,
+        id: u64,
+        key: &ChunkKey,
+        chunk_size: u32,
+        committed: Committed,
+        payload: Payload<Bytes>,
+    ) -> Result<(), Code> {
         if let Some(code) = self.refuse.take() {
             return Err(code);
         }
         self.log.push(format!("install {key} v{}", committed.ver));
-        assert_eq!((payload.len() as u32, crc::crc32c(&payload)), (committed.len, committed.checksum));
+        assert_eq!((payload.len, crc::crc32c(&payload.data)), (committed.len, committed.checksum));
         self.rotten.remove(key);
         let meta = ChunkMeta { chunk_size, committed: Some(committed), staged: None };
-        self.chunks.insert(key.clone(), Chunk { meta, committed: payload, staged: Vec::new(), whole: false });
+        self.chunks.insert(key.clone(), Chunk { meta, committed: payload.data, staged: Vec::new(), whole: false });
         self.pending.push(Done::Synced { id });
         Ok(())
     }
@@ -432,7 +439,7 @@ pub fn chain(chain_ver: ChainVer, members: &str) -> Chain {
 }
 
 pub fn payload(bytes: &[u8]) -> Payload<Bytes> {
-    Payload { data: bytes.to_vec(), len: bytes.len() as u32, crc: crc::crc32c(bytes) }
+    bytes.to_vec().into()
 }
 
 /// A client's write of `bytes` at 0 of chunk "k".

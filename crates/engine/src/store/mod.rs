@@ -46,8 +46,8 @@ use catena_arena::{AlignedBuf, Arena};
 use catena_types::limits::BLOCK;
 use catena_types::store::Part;
 use catena_types::{
-    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, Seq, SessionId, SessionRow, Space, StageRequest, Staged,
-    Time, Ver,
+    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, Payload, Seq, SessionId, SessionRow, Space, StageRequest,
+    Staged, Time, Ver,
 };
 
 use crate::alloc::{Allocator, Run};
@@ -669,8 +669,15 @@ impl<D: Disk> ChunkStore for CowStore<D> {
         self.start_read(Reader::Caller { id }, key, ver, offset, len);
     }
 
-    fn install(&mut self, id: u64, key: &ChunkKey, chunk_size: u32, committed: Committed, payload: Bytes) -> Result<(), Code> {
-        self.start_install(id, key, chunk_size, committed, payload)
+    fn install(
+        &mut self,
+        id: u64,
+        key: &ChunkKey,
+        chunk_size: u32,
+        committed: Committed,
+        payload: Payload<Bytes>,
+    ) -> Result<(), Code> {
+        self.start_install(id, key, chunk_size, committed, &payload)
     }
 
     fn patch(&mut self, id: u64, key: &ChunkKey, committed: Committed, parts: Vec<Part<Bytes>>) -> Result<(), Code> {

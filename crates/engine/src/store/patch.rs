@@ -8,14 +8,14 @@
 use bytes::Bytes;
 use catena_types::limits::{BLOCK, valid_chunk_size};
 use catena_types::store::Part;
-use catena_types::{ChunkKey, Code, Committed, Done, Op as Update, StageRequest, Ver};
+use catena_types::{ChunkKey, Code, Committed, Done, Op as Update, Payload, StageRequest, Ver, crc::fold};
 
 use super::sums::{Missing, Sums};
 use super::{CowStore, Op, version_of};
 use crate::disk::Disk;
 use crate::format::journal::Held;
 use crate::mutation::{Mutation, is};
-use crate::version::{Version, ZERO_BLOCK, blocks, fold, pad_checksum};
+use crate::version::{Version, ZERO_BLOCK, blocks, pad_checksum};
 
 /// A staged version that is to be committed at once.
 pub(crate) struct Patch {
@@ -64,8 +64,7 @@ impl<D: Disk> CowStore<D> {
             tag: committed.tag,
             op,
             chunk_size: item.chunk_size,
-            payload: Bytes::new(),
-            payload_crc: 0,
+            payload: Payload { data: Bytes::new(), len: 0, crc: 0, sums: None },
         };
         // Known before the stage may end.
         let number = self.next_op;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use catena_arena::{AlignedBuf, Arena};
-use catena_types::crc::crc32c;
+use catena_types::crc::{crc32c, fold};
 use catena_types::limits::BLOCK;
 use catena_types::{ChunkKey, Code, Done, Time, Ver};
 
@@ -18,7 +18,7 @@ use crate::disk::{Disk, IoOp};
 use crate::format::journal::Held;
 use crate::format::leaf::ChunkItem;
 use crate::mutation::{Mutation, is};
-use crate::version::{Extent, Version, block_crcs, fold, unpad};
+use crate::version::{Extent, Version, block_crcs, unpad};
 
 /// Most blocks read with one operation.
 const MOST: u32 = (4 << 20) / BLOCK;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use catena_arena::{AlignedBuf, MAX_BUF};
 use catena_types::limits::{BLOCK, valid_chunk_size};
 use catena_types::store::{ChecksumMethod, Part};
-use catena_types::{ChunkKey, Code, Committed, Done, OpKind, StageInfo, StageRequest, Staged, Ver};
+use catena_types::{ChunkKey, Code, Committed, Done, OpKind, Payload, StageInfo, StageRequest, Staged, Ver, crc};
 
 use super::group::Notify;
 use super::in_place::{held_of, in_use, mapped, outside, slot_blocks};
@@ -155,7 +155,7 @@ impl<D: Disk> CowStore<D> {
         let item = self.index.get(&request.key);
         let sound = request.op.check(request.chunk_size).is_ok()
             && valid_chunk_size(request.chunk_size)
-            && (!parts.is_empty() || request.payload.len() == request.op.payload_len() as usize)
+            && (!parts.is_empty() || request.payload.data.len() == request.op.payload_len() as usize)
             && !self.staged.contains_key(&request.key)
             && item.as_ref().is_none_or(|i| i.chunk_size == request.chunk_size && i.committed.ver < request.ver);
         if !sound {
@@ -189,7 +189,7 @@ impl<D: Disk> CowStore<D> {
         let pieces = base.as_ref().map_or_else(Vec::new, |b| {
             shape.merge.iter().flat_map(|range| self.pieces(&b.version, old, range.clone())).collect()
         });
-        let sums = base.as_ref().map_or_else(|| Sums::new([]), |b| sums_of(&request, &b.version, &shape, &place.runs));
+        let sums = base.as_ref().map_or_else(|| Sums::new([]), |b| needed_sums(&request, &b.version, &shape, &place.runs));
         let plan = Plan { request, parts, base, shape, place, pieces, sums, asked: false, again: false };
         self.ops.insert(op, Op::Update(UpdateOp { plan: None, waiting: 0, writes_left: 0, bytes: 0, in_group: false }));
         self.read_bases(op, Box::new(plan));
@@ -339,7 +339,7 @@ impl<D: Disk> CowStore<D> {
         let segments = self.segments(&plan);
         // The disk works while the checksums are computed.
         self.issue_writes(op, &plan.place.runs, &segments, plan.shape.first, &plan.place.held);
-        let crcs: Vec<u32> = segments.iter().flat_map(|s| block_crcs(s)).collect();
+        let crcs = checksums(&segments, plan.known());
         let (version, method) = plan.outcome(&crcs);
         let Plan { request, base, shape, place, pieces, .. } = plan;
         let info = StageInfo {
@@ -400,7 +400,7 @@ impl<D: Disk> CowStore<D> {
 
     /// The bytes to write, in whole blocks from the first one written; their blocks lie at the plan's runs.
     fn segments(&self, plan: &Plan) -> Vec<Bytes> {
-        let (op, shape, payload) = (&plan.request.op, &plan.shape, &plan.request.payload);
+        let (op, shape, payload) = (&plan.request.op, &plan.shape, &plan.request.payload.data);
         if shape.count == 0 {
             return Vec::new();
         }
@@ -526,18 +526,18 @@ impl<D: Disk> CowStore<D> {
         key: &ChunkKey,
         chunk_size: u32,
         committed: Committed,
-        payload: Bytes,
+        payload: &Payload<Bytes>,
     ) -> Result<(), Code> {
         if self.failed.is_some() {
             return Err(Code::Io);
         }
-        if payload.len() != committed.len as usize || committed.len > chunk_size || !valid_chunk_size(chunk_size) {
+        if payload.data.len() != committed.len as usize || committed.len > chunk_size || !valid_chunk_size(chunk_size) {
             self.misuse("an install that breaks the contract", key, committed.ver);
             return Err(Code::InvalidArgument);
         }
         let count = blocks(committed.len);
-        let segments = self.whole_blocks(&payload);
-        let crcs: Vec<u32> = segments.iter().flat_map(|s| block_crcs(s)).collect();
+        let segments = self.whole_blocks(&payload.data);
+        let crcs = checksums(&segments, sums_of(payload));
         let change = Change { len: committed.len, first: 0, count, runs: &[] };
         if Version::default().derived_checksum(&change, |_| 0, &crcs) != committed.checksum {
             return Err(Code::PayloadCorrupt);
@@ -630,6 +630,13 @@ impl Plan {
         })
     }
 
+    /// The checksums that came with the payload, if they are those of the first blocks written.
+    fn known(&self) -> &[u32] {
+        let op = &self.request.op;
+        let first = u64::from(op.offset) == u64::from(self.shape.first) * BLOCK64;
+        if op.kind() == OpKind::Write && (first || is(Mutation::AnySums)) { sums_of(&self.request.payload) } else { &[] }
+    }
+
     /// The version this update makes, and how its checksum was found.
     fn outcome(&self, crcs: &[u32]) -> (Version, ChecksumMethod) {
         let (request, shape) = (&self.request, &self.shape);
@@ -642,7 +649,7 @@ impl Plan {
         let extents = base.derived_extents(&change);
         let (checksum, method) = if self.parts.is_empty() && is_whole(request, shape) {
             // Keeps the checksum that came with the payload: should memory have rotted since, reads will say so.
-            (request.payload_crc, ChecksumMethod::Reuse)
+            (request.payload.crc, ChecksumMethod::Reuse)
         } else {
             let old = |block| self.sums.get(block).unwrap_or(0);
             let method = if crcs.is_empty() { ChecksumMethod::Derive } else { ChecksumMethod::Combine };
@@ -652,14 +659,30 @@ impl Plan {
     }
 }
 
+/// The checksums of a payload's whole blocks, as far as they came with it.
+fn sums_of(payload: &Payload<Bytes>) -> &[u32] {
+    let whole = payload.data.len() / BLOCK as usize;
+    match &payload.sums {
+        Some(sums) if sums.len() >= whole => &sums[..whole],
+        _ if payload.data.len() == BLOCK as usize => std::slice::from_ref(&payload.crc),
+        _ => &[],
+    }
+}
+
+/// The checksums of blocks to be written: those of the first ones are known, the others are taken now.
+fn checksums(segments: &[Bytes], known: &[u32]) -> Vec<u32> {
+    let blocks = segments.iter().flat_map(|s| s.chunks(BLOCK as usize));
+    known.iter().copied().chain(blocks.skip(known.len()).map(crc::crc32c)).collect()
+}
+
 /// Whether the payload is the whole chunk.
 fn is_whole(request: &StageRequest<Bytes>, shape: &Shape) -> bool {
     request.op.kind() == OpKind::Write && request.op.offset == 0 && request.op.len == shape.len
 }
 
 /// The checksums an update needs of the version before it.
-fn sums_of(request: &StageRequest<Bytes>, base: &Version, shape: &Shape, runs: &[Run]) -> Sums {
-    let parts = request.payload.len() != request.op.payload_len() as usize;
+fn needed_sums(request: &StageRequest<Bytes>, base: &Version, shape: &Shape, runs: &[Run]) -> Sums {
+    let parts = request.payload.data.len() != request.op.payload_len() as usize;
     if request.op.kind() == OpKind::Remove || (is_whole(request, shape) && !parts) {
         return Sums::new([]);
     }

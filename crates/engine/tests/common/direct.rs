@@ -21,8 +21,7 @@ pub fn request(key: &ChunkKey, ver: Ver, op: Op, payload: &[u8]) -> StageRequest
         tag: Tag { client: 1, channel: 1, seq: ver },
         op,
         chunk_size: CHUNK,
-        payload: Bytes::copy_from_slice(payload),
-        payload_crc: crc32c(payload),
+        payload: Bytes::copy_from_slice(payload).into(),
     }
 }
 

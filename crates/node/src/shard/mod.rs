@@ -21,9 +21,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use catena_arena::Arena;
-use catena_chain::{Command, Event, Payload, RequestId};
+use catena_chain::{Command, Event, RequestId};
 use catena_net::{Frame, FrameSender, Incoming, Mover, NetError, OneSided, RemoteBuffer, Security};
-use catena_types::{Incarnation, NodeId, Routing, ShardId, TargetId, Time};
+use catena_types::{Incarnation, NodeId, Payload, Routing, ShardId, TargetId, Time};
 use catena_wire::header::Kind;
 use catena_wire::manager::TargetReport;
 use catena_wire::peer::PeerMsg;
@@ -357,4 +357,10 @@ fn next_id(counter: &std::cell::Cell<ConnId>) -> ConnId {
     let id = counter.get();
     counter.set(id + 1);
     id
+}
+
+/// What came with a frame, for the state machine; its checksum has been compared.
+fn payload_of(frame: &Frame) -> Payload<Bytes> {
+    let (data, sums) = (frame.payload.clone(), frame.payload_sums.clone());
+    Payload { len: data.len() as u32, crc: frame.payload_crc, data, sums }
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catena_arena::Arena;
-use catena_chain::{Event, Payload, answers};
+use catena_chain::{Event, answers};
 use catena_net::{Frame, FrameSender, Security, connect};
 use catena_types::limits::{MAX_CHUNK, MAX_KEY, valid_chunk_size};
-use catena_types::{Code, Failure, Incarnation, NodeId, ShardId, TargetId, Time};
+use catena_types::{Code, Failure, Incarnation, NodeId, Payload, ShardId, TargetId, Time};
 use catena_wire::header::Kind;
 use catena_wire::hello::Hello;
 use catena_wire::peer::{Body, PeerMsg};
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::accept::read_all;
-use super::{Conn, ConnId, Inbox, Shard};
+use super::{Conn, ConnId, Inbox, Shard, payload_of};
 use crate::clock::now;
 
 /// Pauses between attempts to connect.
@@ -229,7 +229,7 @@ impl Shard {
             return;
         }
         let payload = matches!(msg.body, Some(Body::Forward(_) | Body::SyncPut(_) | Body::SyncPart(_) | Body::Fetched(_)))
-            .then(|| Payload { len: frame.payload.len() as u32, crc: frame.payload_crc, data: frame.payload });
+            .then(|| payload_of(&frame));
         self.give(msg.to, Event::Peer { msg, payload });
     }
 

@@ -1,7 +1,7 @@
 //! Requests of clients: checked before anything else happens to them, admitted, and made events.
 
 use bytes::Bytes;
-use catena_chain::{ClientList, ClientRead, ClientUpdate, Event, Payload};
+use catena_chain::{ClientList, ClientRead, ClientUpdate, Event};
 use catena_net::Frame;
 use catena_types::limits::{MAX_KEY, MAX_PAGE, valid_chunk_size};
 use catena_types::{ChunkKey, Code, Failure, Precondition, TargetId, Time};
@@ -12,7 +12,7 @@ use catena_wire::client::{
 use catena_wire::header::Kind;
 
 use super::admission::Cost;
-use super::{ConnId, Shard, Waiting};
+use super::{ConnId, Shard, Waiting, payload_of};
 use crate::clock::now;
 use crate::status::Served;
 
@@ -43,7 +43,6 @@ impl Shard {
         let target = target.ok_or_else(|| unknown(format!("no target of chain {} is on this shard", request.chain)))?;
         let cost = Cost::Update(frame.payload.len());
         let number = self.admit(conn, frame, cost, Served::Update)?;
-        let payload = Payload { data: frame.payload.clone(), len: frame.payload.len() as u32, crc: frame.payload_crc };
         let update = ClientUpdate {
             request: number,
             chain_ver: request.chain_ver,
@@ -54,7 +53,7 @@ impl Shard {
             tag: request.tag,
             first: request.first,
             explain: request.explain,
-            payload,
+            payload: payload_of(frame),
         };
         self.give(target, Event::Update(update));
         Ok(())

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use catena_chain::{ClientUpdate, Command, Event, Payload, answers};
-use catena_types::{ChunkKey, Code, Op, Precondition, Tag, TargetId, Time};
+use catena_chain::{ClientUpdate, Command, Event, answers};
+use catena_types::{ChunkKey, Code, Op, Payload, Precondition, Tag, TargetId, Time};
 use catena_wire::peer::Body;
 
 use super::action::{Action, Step, targets};
@@ -162,7 +162,7 @@ impl<'a> Ground<'a> {
             tag: Tag { client: 1, channel: spec.session.into(), seq: seq(u) },
             first,
             explain: false,
-            payload: Payload { data: byte, len: op.payload_len(), crc: byte.into() },
+            payload: Payload { data: byte, len: op.payload_len(), crc: byte.into(), sums: None },
         };
         self.give(state, attempt.to, Event::Update(update))
     }

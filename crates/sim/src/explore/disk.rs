@@ -8,8 +8,8 @@ use std::hash::Hash;
 
 use catena_types::store::Part;
 use catena_types::{
-    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, OpKind, Seq, SessionId, SessionRow, Space, StageInfo,
-    StageRequest, Staged, Tag, Ver,
+    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, Done, OpKind, Payload, Seq, SessionId, SessionRow, Space,
+    StageInfo, StageRequest, Staged, Tag, Ver,
 };
 
 use super::rules::{Rule, Rules};
@@ -290,7 +290,7 @@ impl ChunkStore for Disk {
             self.complain(format!("stage of {} version {} over {chunk:?}", r.key, r.ver));
         }
         let remove = r.op.kind() == OpKind::Remove;
-        let (len, checksum) = if remove { (0, 0) } else { (1, u32::from(r.payload)) };
+        let (len, checksum) = if remove { (0, 0) } else { (1, u32::from(r.payload.data)) };
         let staged = Staged { ver: r.ver, chain_ver: r.chain_ver, len, checksum, tag: r.tag, remove, durable: true };
         self.record(Record::Stage(r.key.clone(), staged));
         if let Some(now) = self.memory.chunks.get_mut(&r.key).and_then(|c| c.staged.as_mut()) {
@@ -328,12 +328,12 @@ impl ChunkStore for Disk {
         }
     }
 
-    fn install(&mut self, id: u64, key: &ChunkKey, _chunk_size: u32, c: Committed, payload: u8) -> Result<(), Code> {
+    fn install(&mut self, id: u64, key: &ChunkKey, _chunk_size: u32, c: Committed, payload: Payload<u8>) -> Result<(), Code> {
         if self.full {
             self.refused = true;
             return Err(Code::NoSpace);
         }
-        if u32::from(payload) != c.checksum {
+        if u32::from(payload.data) != c.checksum {
             self.complain(format!("install of {key} with a byte that is not that of {c:?}"));
         }
         self.cancel_stage(key);

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use catena_chain::Payload;
+use catena_types::Payload;
 use catena_wire::peer::PeerMsg;
 
 /// A message and what comes with it; shared, since it never changes.

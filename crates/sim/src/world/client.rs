@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use catena_chain::{ClientRead, ClientUpdate, Event, Payload, RequestId};
+use catena_chain::{ClientRead, ClientUpdate, Event, RequestId};
 use catena_client::ErrorKind;
 use catena_client::core::{Attempt, Channel, Lost, Place, ReadCall, Step, Tuning, UpdateCall};
-use catena_types::crc::crc32c;
-use catena_types::{ChunkKey, Code, Failure, Op, OpKind, Precondition, Routing, SessionId, Tag, TargetId, Time};
+use catena_types::{ChunkKey, Code, Failure, Op, OpKind, Payload, Precondition, Routing, SessionId, Tag, TargetId, Time};
 use catena_wire::client::{ListReply, ReadReply, UpdateReply};
 
 use super::list::Listing;
@@ -269,7 +268,7 @@ impl World {
                 tag: *tag,
                 first: attempt.first,
                 explain: attempt.number > 1,
-                payload: Payload { data: data.clone(), len: data.len() as u32, crc: crc32c(data) },
+                payload: data.clone().into(),
             }),
             What::List(listing) => World::list_event(listing),
             What::Read { offset, len, deadline, relaxed, .. } => Event::Read(ClientRead {

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use catena_types::store::Part;
 use catena_types::{
-    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, OpKind, Seq, SessionId, SessionRow, Space, StageRequest, Tag, Ver,
+    ChainVer, ChunkKey, ChunkMeta, ChunkStore, Code, Committed, OpKind, Payload, Seq, SessionId, SessionRow, Space, StageRequest,
+    Tag, Ver,
 };
 
 use super::rules::{Rule, Violation};
@@ -61,9 +62,9 @@ impl Ledger {
         let mut bytes = old.to_vec();
         bytes.resize(r.op.new_len(old.len() as u32) as usize, 0);
         if r.op.kind() == OpKind::Write
-            && let Some(part) = bytes.get_mut(r.op.offset as usize..).and_then(|b| b.get_mut(..r.payload.len()))
+            && let Some(part) = bytes.get_mut(r.op.offset as usize..).and_then(|b| b.get_mut(..r.payload.data.len()))
         {
-            part.copy_from_slice(&r.payload);
+            part.copy_from_slice(&r.payload.data);
         }
         self.contents.insert(name, bytes.into());
     }
@@ -190,13 +191,13 @@ impl ChunkStore for Recorded<'_> {
     fn read(&mut self, id: u64, key: &ChunkKey, ver: Ver, offset: u32, len: u32) {
         self.store.read(id, key, ver, offset, len);
     }
-    fn install(&mut self, id: u64, key: &ChunkKey, size: u32, committed: Committed, payload: Bytes) -> Result<(), Code> {
+    fn install(&mut self, id: u64, key: &ChunkKey, size: u32, committed: Committed, payload: Payload<Bytes>) -> Result<(), Code> {
         let held = self.store.meta(key).unwrap_or_default();
         if self.serving && (held.committed != Some(committed) || held.staged.is_some()) {
             let text = format!("a serving target replaces {key} {held:?} by {committed:?}");
             self.broken.get_or_insert(Rule::Versions.broken(text));
         }
-        if let Err(broken) = self.ledger.compare(key, (committed.ver, Some(committed.tag)), 0, &payload) {
+        if let Err(broken) = self.ledger.compare(key, (committed.ver, Some(committed.tag)), 0, &payload.data) {
             self.broken.get_or_insert(broken);
         }
         self.store.install(id, key, size, committed, payload)

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use catena_chain::Payload;
+use catena_types::Payload;
 use catena_types::Time;
 use catena_wire::peer::PeerMsg;
 

@@ -121,13 +121,13 @@ impl Target {
                 self.store.read(lane as u64, &key, ver, offset, len);
                 Ok(())
             }
-            Call::Update { key, op, payload, crc } => {
+            Call::Update { key, op, payload } => {
                 self.seq += 1;
                 let absent = self.store.remove_floor();
                 let base = self.store.meta(&key).and_then(|meta| meta.committed).map_or(absent, |c| c.ver);
                 let tag = Tag { client: 1, channel: lane as u32, seq: self.seq };
                 let chunk_size = plan.work.chunk_size;
-                let request = StageRequest { key, ver: base + 1, chain_ver: 1, tag, op, chunk_size, payload, payload_crc: crc };
+                let request = StageRequest { key, ver: base + 1, chain_ver: 1, tag, op, chunk_size, payload };
                 let staged = self.store.stage(request);
                 staged.map_err(|code| Fault::new(format!("{} was refused by the store: {code:?}", plan.work.name)))
             }

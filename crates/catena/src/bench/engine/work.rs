@@ -6,8 +6,7 @@
 use bytes::Bytes;
 use catena_arena::Arena;
 use catena_engine::target_dir::FileStore;
-use catena_types::crc::crc32c;
-use catena_types::{ChunkKey, ChunkStore, Op};
+use catena_types::{ChunkKey, ChunkStore, Op, Payload};
 
 use crate::bench::load::{Rng, random_bytes};
 
@@ -104,7 +103,7 @@ impl Work {
 
 /// What to ask of the store.
 pub(super) enum Call {
-    Update { key: ChunkKey, op: Op, payload: Bytes, crc: u32 },
+    Update { key: ChunkKey, op: Op, payload: Payload<Bytes> },
     Read { key: ChunkKey, offset: u32, len: u32 },
 }
 
@@ -119,19 +118,17 @@ struct Lane {
     /// Calls made.
     made: u64,
     rng: Rng,
-    payload: Bytes,
-    crc: u32,
+    payload: Payload<Bytes>,
 }
 
 impl Plan {
-    /// Calls on chunks `0..chunks`. Payloads are in aligned memory, as the network leaves them.
+    /// Calls on chunks `0..chunks`. Payloads are in aligned memory with their checksums, as the network leaves them.
     pub(super) fn new(work: Work, chunks: u64, arena: &Arena) -> Plan {
         let len = if work.kind == Kind::Read { 0 } else { work.size };
         let lane = |n: u32| {
             let mut buf = arena.take_or_alloc(len as usize);
             buf.copy_from_slice(&random_bytes(len, n.into()));
-            let payload = buf.freeze();
-            Lane { made: 0, rng: Rng(u64::from(n) + 1), crc: crc32c(&payload), payload }
+            Lane { made: 0, rng: Rng(u64::from(n) + 1), payload: buf.freeze().into() }
         };
         Plan { work, chunks, lanes: (0..work.depth).map(lane).collect() }
     }
@@ -168,7 +165,7 @@ impl Plan {
             Kind::Remove => {
                 let there = (made..own).find(|&nth| store.meta(&key(first + nth * step)).is_some())?;
                 lane.made = there + 1;
-                Some(Call::Update { key: key(number(there)?), op: Op::remove(), payload: Bytes::new(), crc: 0 })
+                Some(Call::Update { key: key(number(there)?), op: Op::remove(), payload: Bytes::new().into() })
             }
         }
     }
@@ -182,8 +179,8 @@ impl Plan {
 
 impl Lane {
     fn write(&self, number: u64, offset: u32) -> Call {
-        let op = Op::write(offset, self.payload.len() as u32);
-        Call::Update { key: key(number), op, payload: self.payload.clone(), crc: self.crc }
+        let op = Op::write(offset, self.payload.len);
+        Call::Update { key: key(number), op, payload: self.payload.clone() }
     }
 }
 
