@@ -81,12 +81,51 @@ enum Space {
     New(AtomicU64),
 }
 
+/// A new file that is read and written with O_DIRECT; `None` where the file system does not know it.
+fn direct(path: &Path) -> Option<File> {
+    let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
+    File::options().read(true).write(true).create(true).truncate(true).custom_flags(flags).open(path).ok()
+}
+
+/// Bytes per second at which the disk of `dir` copies a file to a new one: pieces of a MiB, so many at once, an fdatasync behind
+/// each. `None` where the file system knows no O_DIRECT.
+pub(crate) fn measure_copy(dir: &Path, depth: u32) -> Result<Option<f64>> {
+    let (from, to) = (dir.join("raw-from"), dir.join("raw-to"));
+    let (Some(source), Some(sink)) = (direct(&from), direct(&to)) else { return Ok(None) };
+    let arena = Arena::new(PIECE * (depth as usize + 1));
+    let next = AtomicU64::new(0);
+    let copy = || -> Result<()> {
+        let mut buf = buffer(&arena, PIECE)?;
+        loop {
+            let at = next.fetch_add(PIECE as u64, Ordering::Relaxed);
+            if at >= NEW {
+                return Ok(());
+            }
+            source.read_exact_at(&mut buf, at).doing("read from the raw disk")?;
+            sink.write_all_at(&buf, at).and_then(|()| sink.sync_data()).doing("write to the raw disk")?;
+        }
+    };
+    let mut start = Instant::now();
+    let copied = fill(&source, &arena, NEW)
+        .and_then(|()| fallocate(&sink, FallocateFlags::empty(), 0, NEW).doing("make the file that is copied to"))
+        .and_then(|()| {
+            start = Instant::now();
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..depth).map(|_| scope.spawn(copy)).collect();
+                threads.into_iter().try_for_each(|t| t.join().map_err(|_| Fault::new("a disk thread panicked"))?)
+            })
+        });
+    let seconds = start.elapsed().as_secs_f64();
+    for path in [from, to] {
+        std::fs::remove_file(&path).doing(format_args!("remove {}", path.display()))?;
+    }
+    copied.map(|()| Some(NEW as f64 / seconds))
+}
+
 /// `None` where the file system knows no O_DIRECT.
 fn measure_disk(dir: &Path, load: &Load, space: &Space) -> Result<Option<Disk>> {
     let path = dir.join("raw");
-    let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
-    let opened = File::options().read(true).write(true).create(true).truncate(true).custom_flags(flags).open(&path);
-    let Ok(file) = opened else { return Ok(None) };
+    let Some(file) = direct(&path) else { return Ok(None) };
     let size = (load.size as usize).next_multiple_of(ALIGN);
     let depth = (load.depth * load.clients).min(THREADS);
     let arena = Arena::new(size * depth as usize + 2 * PIECE);
