@@ -21,10 +21,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-/// Small updates are a dozen short-lived allocations each.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let given = config_file::expand(std::env::args_os().collect(), &cmd::Cli::command());
     match given.and_then(|given| cmd::Cli::parse_from(given).run()) {
