@@ -307,7 +307,7 @@ impl Shard {
 
     fn answer(&mut self, request: RequestId, kind: Kind, reply: &impl prost::Message, payload: Option<Payload<Bytes>>) {
         let Some(waiting) = self.waiting.remove(&request) else { return };
-        self.admission.end(waiting.cost);
+        self.admission.end(waiting.conn, waiting.cost);
         self.status.served[waiting.served as usize].note(now().saturating_sub(waiting.since));
         let Some(conn) = self.conns.get(&waiting.conn) else { return };
         let mut frame = Frame::new(kind, waiting.id, reply).reply();
@@ -331,8 +331,8 @@ impl Shard {
             connections: self.conns.len(),
             targets: self.targets.status(now()),
             busy: self.admission.refused,
-            updates: self.admission.updates,
-            reads: self.admission.reads,
+            updates: self.admission.updates(),
+            reads: self.admission.reads(),
             ..self.status.clone()
         }
     }

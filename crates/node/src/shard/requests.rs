@@ -131,7 +131,7 @@ impl Shard {
 
     fn admit(&mut self, conn: ConnId, frame: &Frame, cost: Cost, served: Served) -> Result<u64, Failure> {
         let queued = self.conns.get(&conn).map_or(0, |c| c.sender.queued_bytes());
-        self.admission.begin(&self.limits, cost, queued)?;
+        self.admission.begin(&self.limits, conn, cost, queued)?;
         let number = self.next_request;
         self.next_request += 1;
         let (id, trace) = (frame.request_id, frame.trace_id);
