@@ -1,6 +1,6 @@
 //! What an event does: the replicas decide, this carries out what they command, and the ledger judges.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use catena_chain::{ClientUpdate, Command, Event, answers};
@@ -16,6 +16,7 @@ use super::plan::Plan;
 use super::rules::Rule;
 use super::state::{Pool, State};
 use super::target::read;
+use crate::messages::kind;
 use crate::store::Content;
 
 /// The request number of the explicit read.
@@ -28,12 +29,14 @@ pub(super) struct Ground<'a> {
     pub(super) plan: &'a Plan,
     pub(super) keys: Vec<ChunkKey>,
     pub(super) pool: RefCell<Pool>,
+    /// Kinds of messages that have been sent, a bit each.
+    pub(super) said: Cell<u32>,
 }
 
 impl<'a> Ground<'a> {
     pub(super) fn new(plan: &'a Plan) -> Ground<'a> {
         let key = |n: u8| ChunkKey::new(&[b'a' + n]).expect("one byte");
-        Ground { plan, keys: (0..plan.chunks).map(key).collect(), pool: RefCell::default() }
+        Ground { plan, keys: (0..plan.chunks).map(key).collect(), pool: RefCell::default(), said: Cell::new(0) }
     }
 
     /// The state after a step; `None` if it is no step here. `Err` says what a replica did that it must not.
@@ -267,6 +270,7 @@ impl<'a> Ground<'a> {
     fn carry_out(&self, state: &mut State, t: TargetId, command: Command<Blocks>) -> Result<(), String> {
         match command {
             Command::Send { msg, payload } => {
+                self.said.set(self.said.get() | msg.body.as_ref().map_or(0, |body| 1 << kind(body)));
                 let rows = matches!(msg.body, Some(Body::SyncSessions(_)));
                 if !(rows && self.plan.off.is(Rule::SessionRows)) {
                     let to = msg.to;

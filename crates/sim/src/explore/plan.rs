@@ -107,6 +107,7 @@ pub const SHORT: &[Plan] = &[
     plan("lease-2", 2, 1, ONE, Faults { lease: 1, read: 1, ..NONE }),
     plan("power-2", 2, 1, ONE, Faults { power: 1, ..NONE }),
     Plan { prompt: true, ..plan("blocks-2", 2, 1, IN_PART, Faults { crash: 1, ..NONE }) },
+    Plan { prompt: true, ..plan("removes-2", 2, 1, AND_REMOVE, Faults { crash: 1, ..NONE }) },
 ];
 
 /// What is explored when there is time.
