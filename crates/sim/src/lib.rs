@@ -9,6 +9,7 @@
 pub mod canary;
 pub mod explore;
 pub mod linear;
+mod messages;
 pub mod mutation;
 pub mod rng;
 pub mod scale;

@@ -2,7 +2,7 @@
 //!
 //! `catena-explore` visits more; this is what it takes to trust it.
 
-use catena_sim::explore::{BROKEN, Part, Plan, Rule, SHORT, explore, kill_at_every_step};
+use catena_sim::explore::{BROKEN, Part, Plan, Rule, SHORT, explore, kill_at_every_step, never_sent};
 
 fn plan(name: &str) -> &'static Plan {
     SHORT.iter().find(|p| p.name == name).expect("a plan of the gate")
@@ -10,12 +10,15 @@ fn plan(name: &str) -> &'static Plan {
 
 #[test]
 fn small_chains_hold_in_every_order_of_events() {
-    for name in ["quiet-3", "cut-3", "full-3", "full-cut-2"] {
+    let mut reports = Vec::new();
+    for name in ["quiet-3", "cut-3", "full-3", "full-cut-2", "blocks-2", "removes-2"] {
         let report = explore(plan(name), usize::MAX);
         println!("{name}: {} states, {} steps, depth {}", report.states, report.steps, report.depth);
         assert!(report.violation.is_none(), "{name}:\n{}", report.violation.expect("just seen"));
         assert!(report.complete && report.rests > 0, "{name} must be visited to its end: {report:?}");
+        reports.push(report);
     }
+    assert!(never_sent(&reports).is_empty(), "not explored: {:?}", never_sent(&reports));
 }
 
 /// These need more states than a test should visit: `catena-explore --rules` shows them.

@@ -204,7 +204,7 @@ pub struct Part<P> {
 }
 
 /// End of an operation started on a [`ChunkStore`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Done<P> {
     /// [`ChunkStore::stage`]: data and record are durable.
     Staged {

@@ -64,6 +64,7 @@ fn plans(args: &Args, limit: usize) -> bool {
     let named = |plan: &&Plan| args.plan.as_ref().is_none_or(|name| plan.name == name);
     let long = explore::LONG.iter().filter(|_| args.long || args.plan.is_some());
     let mut good = true;
+    let mut reports = Vec::new();
     println!("| plan | targets | chunks | updates | faults | states | steps | longest way | at rest | CPU s |");
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for plan in explore::SHORT.iter().chain(long).filter(named) {
@@ -79,8 +80,11 @@ fn plans(args: &Args, limit: usize) -> bool {
             println!("{violation}");
             good = false;
         }
+        reports.push(found);
     }
-    good
+    let unseen = if args.plan.is_none() { explore::never_sent(&reports) } else { Vec::new() };
+    unseen.iter().for_each(|name| println!("never sent: {name}"));
+    good && unseen.is_empty()
 }
 
 /// Every rule of the surroundings switched off, one at a time: what is found, and how.

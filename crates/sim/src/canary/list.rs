@@ -519,7 +519,7 @@ pub const CANARIES: &[Canary] = &[
         name: "depart-early",
         rule: "a member on its way out goes when the chain is full without it",
         off: &[Off::Manager(cluster::Mutation::DepartEarly)],
-        within: 100,
+        within: 400,
     },
     Canary {
         name: "depart-serving",
@@ -585,7 +585,7 @@ pub const CANARIES: &[Canary] = &[
         name: "merge-unverified",
         rule: "blocks that are merged are compared with their checksums",
         off: &[Off::Engine(engine::Mutation::MergeUnverified)],
-        within: 100,
+        within: 400,
     },
     Canary {
         name: "trust-tail",

@@ -1,20 +1,23 @@
 //! What an event does: the replicas decide, this carries out what they command, and the ledger judges.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use catena_chain::{ClientUpdate, Command, Event, answers};
+use catena_types::limits::BLOCK;
 use catena_types::{ChunkKey, Code, Op, Payload, Precondition, Tag, TargetId, Time};
 use catena_wire::peer::Body;
 
 use super::action::{Action, Step, targets};
-use super::disk::{CHUNK_SIZE, Contents};
+use super::disk::{Blocks, CHUNK_SIZE, Contents};
 use super::ledger::{Attempt, Outcome, seq};
 use super::links::{Conn, Frame};
 use super::plan::Plan;
 use super::rules::Rule;
 use super::state::{Pool, State};
 use super::target::read;
+use crate::messages::kind;
+use crate::store::Content;
 
 /// The request number of the explicit read.
 const READ: u64 = 1000;
@@ -26,12 +29,14 @@ pub(super) struct Ground<'a> {
     pub(super) plan: &'a Plan,
     pub(super) keys: Vec<ChunkKey>,
     pub(super) pool: RefCell<Pool>,
+    /// Kinds of messages that have been sent, a bit each.
+    pub(super) said: Cell<u32>,
 }
 
 impl<'a> Ground<'a> {
     pub(super) fn new(plan: &'a Plan) -> Ground<'a> {
         let key = |n: u8| ChunkKey::new(&[b'a' + n]).expect("one byte");
-        Ground { plan, keys: (0..plan.chunks).map(key).collect(), pool: RefCell::default() }
+        Ground { plan, keys: (0..plan.chunks).map(key).collect(), pool: RefCell::default(), said: Cell::new(0) }
     }
 
     /// The state after a step; `None` if it is no step here. `Err` says what a replica did that it must not.
@@ -40,14 +45,14 @@ impl<'a> Ground<'a> {
         let actor = actor(step.action);
         if step.full {
             state.left.full -= 1;
-            state.target_mut(actor).disk.full = true;
+            state.target_mut(actor).disk.whims.full = true;
         }
         if step.resend {
             state.left.resend -= 1;
         }
         self.act(&mut state, step)?;
         if step.full {
-            let disk = &mut state.target_mut(actor).disk;
+            let disk = &mut state.target_mut(actor).disk.whims;
             disk.full = false;
             if !std::mem::take(&mut disk.refused) {
                 return Ok(None);
@@ -77,12 +82,12 @@ impl<'a> Ground<'a> {
                 self.connect(state, a.into(), b.into())
             }
             Flush(t) => {
-                let done = state.target_mut(t.into()).disk.flush();
+                let done = state.target_mut(t.into()).disk.flush_one();
                 done.map_or(Ok(()), |done| self.give(state, t.into(), Event::Done(done)))
             }
             EndRead(t) => {
-                let done = state.target_mut(t.into()).disk.end_read();
-                done.map_or(Ok(()), |done| self.give(state, t.into(), Event::Done(done)))
+                let dones = state.target_mut(t.into()).disk.answer_one();
+                dones.into_iter().try_for_each(|done| self.give(state, t.into(), Event::Done(done)))
             }
             other => self.act_on_membership(state, other),
         }
@@ -150,8 +155,8 @@ impl<'a> Ground<'a> {
         let spec = self.plan.updates[u];
         let mut earlier = (0..u).filter(|&v| self.plan.updates[v].session == spec.session);
         let first = !earlier.any(|v| matches!(state.ledger().clients[v].outcome, Outcome::Acked(_)));
-        let byte = u as u8 + 1;
-        let op = if spec.remove { Op::remove() } else { Op::write(0, 1) };
+        let blocks = if spec.remove { Blocks::default() } else { Blocks::of(u as u8 + 1, spec.blocks) };
+        let op = if spec.remove { Op::remove() } else { Op::write(u32::from(spec.from) * BLOCK, blocks.size()) };
         let update = ClientUpdate {
             request: attempt.request,
             chain_ver: attempt.chain_ver,
@@ -162,7 +167,7 @@ impl<'a> Ground<'a> {
             tag: Tag { client: 1, channel: spec.session.into(), seq: seq(u) },
             first,
             explain: false,
-            payload: Payload { data: byte, len: op.payload_len(), crc: byte.into(), sums: None },
+            payload: Payload { data: blocks, len: op.payload_len(), crc: blocks.checksum(), sums: None },
         };
         self.give(state, attempt.to, Event::Update(update))
     }
@@ -243,12 +248,12 @@ impl<'a> Ground<'a> {
     // Replicas.
 
     /// Gives a replica an event and carries out what it commands.
-    fn give(&self, state: &mut State, t: TargetId, event: Event<u8>) -> Result<(), String> {
+    fn give(&self, state: &mut State, t: TargetId, event: Event<Blocks>) -> Result<(), String> {
         let errors = |state: &State| state.target(t).replica.as_ref().map_or(0, |r| r.counters().protocol_errors);
         let before = errors(state);
         let target = state.target_mut(t);
         let out = target.handle(event);
-        let (misuse, commits) = (target.disk.misuse.take(), std::mem::take(&mut target.disk.commits));
+        let (misuse, commits) = (target.disk.misuse.take(), std::mem::take(&mut target.disk.whims.commits));
         if let Some(misuse) = misuse {
             return Err(format!("t{t}: {misuse}"));
         }
@@ -262,9 +267,10 @@ impl<'a> Ground<'a> {
         out.into_iter().try_for_each(|command| self.carry_out(state, t, command))
     }
 
-    fn carry_out(&self, state: &mut State, t: TargetId, command: Command<u8>) -> Result<(), String> {
+    fn carry_out(&self, state: &mut State, t: TargetId, command: Command<Blocks>) -> Result<(), String> {
         match command {
             Command::Send { msg, payload } => {
+                self.said.set(self.said.get() | msg.body.as_ref().map_or(0, |body| 1 << kind(body)));
                 let rows = matches!(msg.body, Some(Body::SyncSessions(_)));
                 if !(rows && self.plan.off.is(Rule::SessionRows)) {
                     let to = msg.to;

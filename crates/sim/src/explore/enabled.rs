@@ -26,7 +26,7 @@ pub(super) fn steps(state: &State, plan: &Plan) -> Vec<Step> {
 /// What happens before anything else, where a plan says so.
 fn prompt(state: &State) -> Option<Action> {
     let open = |t| state.target(t).replica.as_ref();
-    let reads = state.ids().find(|&t| state.target(t).disk.may_read()).map(|t| Action::EndRead(t as u8));
+    let reads = state.ids().find(|&t| state.target(t).disk.may_answer()).map(|t| Action::EndRead(t as u8));
     let news = |t: &TargetId| open(*t).is_some_and(|r| state.members().is_news(*t, &r.report(), state.target(*t).opening));
     let beats = || state.ids().find(news).map(|t| Action::Beat(t as u8));
     let pairs = || state.ids().flat_map(|a| state.ids().map(move |b| (a, b)));
@@ -92,7 +92,7 @@ fn of_targets(state: &State, found: &mut Found) {
         if target.disk.may_flush() {
             found.add_storing(Action::Flush(t as u8));
         }
-        if target.disk.may_read() {
+        if target.disk.may_answer() {
             found.add(Action::EndRead(t as u8));
         }
         if target.stopped {

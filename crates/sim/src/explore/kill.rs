@@ -285,5 +285,5 @@ fn sent(before: &State, after: &State, by: TargetId, kind: fn(&Body) -> bool) ->
 
 fn committed(state: &State, target: TargetId) -> Option<Committed> {
     let key = ChunkKey::new(b"a").expect("one byte");
-    state.target(target).disk.memory.committed(&key)
+    state.target(target).disk.memory.committed(&key).map(|(committed, _)| *committed)
 }

@@ -11,21 +11,30 @@ use super::rules::{Rule, Rules};
 pub struct Update {
     /// Which of the chunks.
     pub chunk: u8,
-    /// Removes the chunk; otherwise a write of one byte.
+    /// Removes the chunk; otherwise a write of whole blocks.
     pub remove: bool,
+    /// The first block that it writes, and how many.
+    pub from: u8,
+    /// See [`Update::from`].
+    pub blocks: u8,
     /// Its session, and its number there: one is sent after the other.
     pub session: u8,
 }
 
 impl Update {
-    /// A write of its own session.
+    /// A write of the first block.
     pub const fn write(chunk: u8, session: u8) -> Update {
-        Update { chunk, remove: false, session }
+        Update::blocks(chunk, session, 0, 1)
+    }
+
+    /// A write of so many blocks from that one on.
+    pub const fn blocks(chunk: u8, session: u8, from: u8, blocks: u8) -> Update {
+        Update { chunk, remove: false, from, blocks, session }
     }
 
     /// A removal.
     pub const fn remove(chunk: u8, session: u8) -> Update {
-        Update { chunk, remove: true, session }
+        Update { chunk, remove: true, from: 0, blocks: 0, session }
     }
 }
 

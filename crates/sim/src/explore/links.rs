@@ -9,8 +9,10 @@ use std::rc::Rc;
 use catena_types::Payload;
 use catena_wire::peer::PeerMsg;
 
+use super::disk::Blocks;
+
 /// A message and what comes with it; shared, since it never changes.
-pub(super) type Frame = Rc<(PeerMsg, Option<Payload<u8>>)>;
+pub(super) type Frame = Rc<(PeerMsg, Option<Payload<Blocks>>)>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Conn {

@@ -27,3 +27,12 @@ pub use ledger::Update;
 pub use plan::{BROKEN, Faults, HUNT, LONG, Plan, SHORT};
 pub use rules::{Rule, Rules};
 pub use search::{Report, Violation, explore};
+
+/// Messages that nothing here brings about: nothing is damaged, no session expires, no window is full.
+pub const NEVER_SENT: &[&str] = &["Fetch", "Fetched", "SyncLost", "Expire", "Credit"];
+
+/// Kinds of messages that some exploration must have seen and none of these has.
+pub fn never_sent(reports: &[Report]) -> Vec<&'static str> {
+    let unseen = |name: &&&'static str| !reports.iter().any(|r| r.messages.contains(**name));
+    crate::messages::MESSAGES.iter().filter(|name| !NEVER_SENT.contains(name)).filter(unseen).copied().collect()
+}

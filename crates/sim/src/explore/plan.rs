@@ -85,6 +85,8 @@ const ONE: &[Update] = &[Update::write(0, 0)];
 const TWO: &[Update] = &[Update::write(0, 0), Update::write(0, 1)];
 const ONE_EACH: &[Update] = &[Update::write(0, 0), Update::write(1, 1)];
 const AND_REMOVE: &[Update] = &[Update::write(0, 0), Update::remove(0, 1)];
+/// A chunk of two blocks, of which one is overwritten.
+const IN_PART: &[Update] = &[Update::blocks(0, 0, 0, 2), Update::blocks(0, 0, 1, 1)];
 const IN_ORDER: &[Update] = &[Update::write(0, 0), Update::write(0, 0)];
 
 const fn plan(name: &'static str, targets: u8, chunks: u8, updates: &'static [Update], faults: Faults) -> Plan {
@@ -104,11 +106,15 @@ pub const SHORT: &[Plan] = &[
     plan("full-cut-2", 2, 1, TWO, Faults { full: 1, cut: 1, ..NONE }),
     plan("lease-2", 2, 1, ONE, Faults { lease: 1, read: 1, ..NONE }),
     plan("power-2", 2, 1, ONE, Faults { power: 1, ..NONE }),
+    Plan { prompt: true, ..plan("blocks-2", 2, 1, IN_PART, Faults { crash: 1, ..NONE }) },
+    Plan { prompt: true, ..plan("removes-2", 2, 1, AND_REMOVE, Faults { crash: 1, ..NONE }) },
 ];
 
 /// What is explored when there is time.
 pub const LONG: &[Plan] = &[
     plan("crash-2", 2, 1, TWO, Faults { crash: 1, ..NONE }),
+    plan("blocks-crash-2", 2, 1, IN_PART, Faults { crash: 1, ..NONE }),
+    Plan { prompt: true, ..plan("blocks-cut-2", 2, 1, IN_PART, Faults { crash: 1, cut: 1, ..NONE }) },
     plan("crash-2-chunks", 2, 2, ONE_EACH, Faults { crash: 1, ..NONE }),
     plan("remove-2", 2, 1, AND_REMOVE, Faults { crash: 1, ..NONE }),
     plan("resend-2", 2, 1, TWO, Faults { resend: 1, copy: 1, lease: 1, full: 1, ..NONE }),
@@ -136,6 +142,7 @@ pub const HUNT: &[Plan] = &[
     Plan { prompt: true, ..plan("remove-2", 2, 1, AND_REMOVE, Faults { crash: 1, cut: 1, ..NONE }) },
     Plan { prompt: true, ..plan("leases-2", 2, 1, ONE, Faults { lease: 2, ..NONE }) },
     Plan { prompt: true, ..plan("two-chunks-2", 2, 2, ONE_EACH, Faults { crash: 1, ..NONE }) },
+    Plan { prompt: true, ..plan("blocks-2", 2, 1, IN_PART, Faults { crash: 1, ..NONE }) },
     Plan { prompt: true, ..plan("crash-full-2", 2, 1, ONE, Faults { crash: 1, full: 1, cut: 1, ..NONE }) },
     Plan { prompt: true, ..plan("crashes-2", 2, 1, ONE, Faults { crash: 2, ..NONE }) },
     prompt("crash-3", ONE, Faults { crash: 1, ..NONE }),

@@ -1,6 +1,6 @@
 //! Breadth-first over every state that can be reached, so that the first counter-example is a shortest one.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::mem::take;
@@ -12,6 +12,7 @@ use super::enabled::steps;
 use super::links::Frame;
 use super::plan::Plan;
 use super::state::State;
+use crate::messages::MESSAGES;
 
 /// What an exploration found.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Report {
     pub depth: usize,
     /// States in which nothing was left to do.
     pub rests: u64,
+    /// Kinds of messages that replicas have sent each other.
+    pub messages: BTreeSet<&'static str>,
     /// Every state within the plan was visited.
     pub complete: bool,
     /// The shortest way to something that must not be.
@@ -59,6 +62,7 @@ pub fn explore(plan: &Plan, limit: usize) -> Report {
         steps: search.steps,
         depth: search.depth,
         rests: search.rests,
+        messages: MESSAGES.iter().enumerate().filter(|(n, _)| ground.said.get() >> n & 1 == 1).map(|(_, name)| *name).collect(),
         complete: violation.is_none() && search.frontier.is_empty(),
         violation,
     }

@@ -3,7 +3,7 @@
 use catena_chain::{ClientRead, Command, Config, Event, Replica};
 use catena_types::{ChunkKey, Code, TargetId, Time, Ver};
 
-use super::disk::{Contents, Disk};
+use super::disk::{self, Blocks, Contents, Disk};
 use super::rules::Rules;
 
 /// The only time there is: nothing here is decided by a clock. Leases are held or not.
@@ -14,7 +14,7 @@ pub(super) const NOW: Time = 1;
 pub(super) struct Target {
     pub(super) id: TargetId,
     /// `None` while its node is down, or while it is being opened anew.
-    pub(super) replica: Option<Replica<u8>>,
+    pub(super) replica: Option<Replica<Blocks>>,
     pub(super) disk: Disk,
     /// Number of the present opening.
     pub(super) opening: u8,
@@ -34,7 +34,7 @@ impl Target {
         Target {
             id,
             replica: Some(Replica::new(id, config())),
-            disk: Disk::open(Contents::default(), off),
+            disk: disk::open(Contents::default(), off),
             opening: 0,
             gate: None,
             learned: 0,
@@ -47,7 +47,7 @@ impl Target {
     /// Opens the target with what a crash left.
     pub(super) fn open(&mut self, contents: Contents, off: Rules) {
         let opening = self.opening + 1;
-        *self = Target { opening, disk: Disk::open(contents, off), ..Target::new(self.id, off) };
+        *self = Target { opening, disk: disk::open(contents, off), ..Target::new(self.id, off) };
     }
 
     /// Its process is gone, or drops it.
@@ -57,7 +57,7 @@ impl Target {
         (self.gate, self.learned, self.leased, self.head, self.stopped) = (None, 0, false, false, false);
     }
 
-    pub(super) fn handle(&mut self, event: Event<u8>) -> Vec<Command<u8>> {
+    pub(super) fn handle(&mut self, event: Event<Blocks>) -> Vec<Command<Blocks>> {
         let mut out = Vec::new();
         if let Some(replica) = &mut self.replica {
             replica.handle(NOW, event, &mut self.disk, &mut out);
@@ -94,7 +94,7 @@ impl Target {
 }
 
 /// A read of metadata: it is answered from memory, and says which version it saw.
-pub(super) fn read(request: u64, chain_ver: u64, key: &ChunkKey) -> Event<u8> {
+pub(super) fn read(request: u64, chain_ver: u64, key: &ChunkKey) -> Event<Blocks> {
     Event::Read(ClientRead { request, chain_ver, key: key.clone(), offset: 0, len: 0, relaxed: false, deadline: Time::MAX })
 }
 

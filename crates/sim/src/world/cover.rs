@@ -10,34 +10,7 @@ use catena_chain::Counters;
 use catena_wire::peer::Body;
 
 use super::Rule;
-
-/// What replicas say to each other.
-pub(super) const MESSAGES: [&str; 24] = [
-    "Forward",
-    "Release",
-    "Reply",
-    "Reject",
-    "Query",
-    "Answer",
-    "Confirm",
-    "SyncPage",
-    "Page",
-    "SyncPut",
-    "SyncDrop",
-    "Synced",
-    "SyncSessions",
-    "SyncDone",
-    "SyncDoneReply",
-    "Fetch",
-    "Fetched",
-    "SyncSums",
-    "Sums",
-    "SyncPart",
-    "SyncPatch",
-    "SyncLost",
-    "Expire",
-    "Credit",
-];
+use crate::messages::{MESSAGES, kind};
 
 /// Counts by name.
 #[derive(Clone, Debug, Default)]
@@ -48,36 +21,6 @@ pub struct Coverage {
     /// Messages that have arrived, and checks made.
     messages: [u64; MESSAGES.len()],
     checked: [Cell<u64>; Rule::ALL.len()],
-}
-
-/// Where a message is in [`MESSAGES`].
-fn kind(body: &Body) -> usize {
-    match body {
-        Body::Forward(_) => 0,
-        Body::Release(_) => 1,
-        Body::Reply(_) => 2,
-        Body::Reject(_) => 3,
-        Body::Query(_) => 4,
-        Body::Answer(_) => 5,
-        Body::Confirm(_) => 6,
-        Body::SyncPage(_) => 7,
-        Body::Page(_) => 8,
-        Body::SyncPut(_) => 9,
-        Body::SyncDrop(_) => 10,
-        Body::Synced(_) => 11,
-        Body::SyncSessions(_) => 12,
-        Body::SyncDone(_) => 13,
-        Body::SyncDoneReply(_) => 14,
-        Body::Fetch(_) => 15,
-        Body::Fetched(_) => 16,
-        Body::SyncSums(_) => 17,
-        Body::Sums(_) => 18,
-        Body::SyncPart(_) => 19,
-        Body::SyncPatch(_) => 20,
-        Body::SyncLost(_) => 21,
-        Body::Expire(_) => 22,
-        Body::Credit(_) => 23,
-    }
 }
 
 /// Addresses as they are, mixed a little.

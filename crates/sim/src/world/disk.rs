@@ -16,7 +16,7 @@ use crate::store::{Contents, ModelStore};
 
 /// What survives the process.
 pub(super) enum Medium {
-    Model(Contents),
+    Model(Contents<Bytes>),
     Real(Disk),
 }
 
@@ -171,14 +171,14 @@ impl Disk {
 impl Store {
     pub(super) fn chunks(&self) -> &dyn ChunkStore<Payload = Bytes> {
         match self {
-            Store::Model(store) => store.as_ref(),
+            Store::Model(model) => &model.store,
             Store::Real(real) => &real.store,
         }
     }
 
     pub(super) fn chunks_mut(&mut self) -> &mut dyn ChunkStore<Payload = Bytes> {
         match self {
-            Store::Model(store) => store.as_mut(),
+            Store::Model(model) => &mut model.store,
             Store::Real(real) => &mut real.store,
         }
     }
@@ -265,14 +265,15 @@ impl Store {
 
     /// While set, one of so many requests that need space finds none. The engine's own thresholds are its tests' affair.
     pub(super) fn set_full(&mut self, full: Option<Code>, one_in: u64) {
-        if let Store::Model(store) = self {
-            (store.full, store.full_one_in) = (full, one_in);
+        if let Store::Model(model) = self {
+            let chance = &mut model.store.whims;
+            (chance.full, chance.full_one_in) = (full, one_in);
         }
     }
 
     pub(super) fn set_corrupt(&mut self, one_in: u64) {
-        if let Store::Model(store) = self {
-            store.corrupt_one_in = one_in;
+        if let Store::Model(model) = self {
+            model.store.whims.corrupt_one_in = one_in;
         }
     }
 
@@ -287,7 +288,7 @@ impl Store {
     /// A call that breaks the contract of the store.
     pub(super) fn misuse(&mut self) -> Option<String> {
         match self {
-            Store::Model(store) => store.misuse.take(),
+            Store::Model(model) => model.store.misuse.take(),
             Store::Real(real) => {
                 let before = std::mem::replace(&mut real.misuse, real.store.stats().misuse);
                 (before != real.misuse).then(|| "the engine has counted it".to_owned())
@@ -362,7 +363,7 @@ impl Store {
     /// All bytes of a committed version, for comparison at the end; blocks nothing else.
     pub(super) fn bytes(&mut self, now: Time, key: &ChunkKey, ver: Ver, len: u32) -> Option<Bytes> {
         match self {
-            Store::Model(store) => store.bytes(key, ver),
+            Store::Model(model) => model.store.bytes(key, ver),
             Store::Real(real) => {
                 real.store.read(u64::MAX, key, ver, 0, len);
                 // An error armed for one operation may strike here: only what stays unreadable is a finding.

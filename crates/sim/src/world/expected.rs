@@ -5,9 +5,9 @@
 use catena_chain::Counters;
 use catena_types::Code;
 
-use super::cover::MESSAGES;
 use super::faults::KINDS;
 use super::{Coverage, Rule};
+use crate::messages::MESSAGES;
 
 /// Runs of so many seeds and more must have seen everything.
 pub const ENOUGH_SEEDS: u64 = 1000;

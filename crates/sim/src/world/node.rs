@@ -406,9 +406,10 @@ impl World {
         self.slot_with(id)?.left.as_ref()
     }
 
-    /// Newest chain version that a target has adopted.
+    /// Newest chain version that a target has adopted, though its disk may be lost since.
     pub(super) fn adopted_by(&self, id: TargetId) -> Option<ChainVer> {
-        self.slot_with(id).map(|s| s.adopted)
+        let lost = self.losses.adopted.filter(|(lost, _)| *lost == id);
+        self.slot_with(id).map(|s| s.adopted).or(lost.map(|(_, ver)| ver))
     }
 
     /// Whether it is known to the manager who this is: with another disk in its place, a target is nobody until then.

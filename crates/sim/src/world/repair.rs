@@ -3,7 +3,7 @@
 //! What is lost stays so, and its chains must become whole without it. Only where nobody else has the data, or nobody has
 //! room, does it come back once the faults have stopped.
 
-use catena_types::{PublicState, TargetId};
+use catena_types::{ChainVer, PublicState, TargetId};
 use catena_wire::manager::{Drain, MoveReason, Rebalance, ReplicaMove, StatusReply, Task};
 
 use super::disk::{Medium, Store};
@@ -18,6 +18,8 @@ pub(super) struct Losses {
     disk: Option<(usize, u32, TargetId, Spare)>,
     /// The node.
     pub(super) node: Option<usize>,
+    /// Newest chain version that the target on the disk had adopted.
+    pub(super) adopted: Option<(TargetId, ChainVer)>,
     /// Something was lost.
     happened: bool,
 }
@@ -67,6 +69,7 @@ impl World {
         let s = &mut self.nodes[node].slots[slot];
         let old = std::mem::replace(s, Slot::new(s.shard, Spare { medium, uuid, rot: Rot::default() }));
         let (shard, id) = (old.shard, old.id);
+        self.losses.adopted = Some((id, old.adopted));
         self.losses.disk = Some((node, shard, id, Spare { medium: old.medium, uuid: old.uuid, rot: old.rot }));
         self.losses.happened = true;
         self.coverage.hit("disk lost for good");
