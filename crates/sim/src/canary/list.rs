@@ -453,7 +453,7 @@ pub const CANARIES: &[Canary] = &[
         name: "old-heartbeats",
         rule: "a heartbeat counts only if it is newer than the last",
         off: &[Off::Manager(cluster::Mutation::OldHeartbeats)],
-        within: 12000,
+        within: 2500,
     },
     Canary {
         name: "forget-coming",
