@@ -45,6 +45,22 @@ fn a_failed_disk_leaves_and_stays_away() {
     world.run_until("synced", World::all_serve);
 }
 
+/// A heartbeat from before a target was opened anew comes when it has long served again: it is about an opening that is
+/// gone, and must not take the present one out while its lease runs.
+#[test]
+fn a_heartbeat_of_an_earlier_opening_comes_late() {
+    let mut world = World::running(3, 1, 3);
+    let late = world.node(3).heartbeat_request();
+    world.reopen(3);
+    world.run_until("removed", |w| w.chain(1) != "1S 2S 3S");
+    world.run_until("synced", World::all_serve);
+    let before = (world.chain(1), world.chain_ver(1));
+    let reply = world.manager.heartbeat(world.now, &late).reply;
+    assert_eq!(reply.lease_ms, 0, "it grants nothing");
+    world.run(3_000);
+    assert_eq!((world.chain(1), world.chain_ver(1)), before);
+}
+
 /// Stopped under a chain version that is not the present one: no lease follows that report, so its end decides.
 #[test]
 fn stopped_long_ago() {

@@ -56,13 +56,13 @@ pub const CANARIES: &[Canary] = &[
         name: "own-chain-version",
         rule: "the chain version recorded is that of the reply",
         off: &[Off::Chain(chain::Mutation::OwnChainVer)],
-        within: 500,
+        within: 1500,
     },
     Canary {
         name: "present-chain-version",
         rule: "a target that had committed answers with what it recorded",
         off: &[Off::Chain(chain::Mutation::PresentChainVer)],
-        within: 500,
+        within: 1500,
     },
     Canary {
         name: "reads-before-tail-rule",
@@ -453,7 +453,7 @@ pub const CANARIES: &[Canary] = &[
         name: "old-heartbeats",
         rule: "a heartbeat counts only if it is newer than the last",
         off: &[Off::Manager(cluster::Mutation::OldHeartbeats)],
-        within: 12000,
+        within: 2500,
     },
     Canary {
         name: "forget-coming",

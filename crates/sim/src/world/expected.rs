@@ -80,6 +80,7 @@ const OTHERS: &[&str] = &[
     "fault at a Confirm",
     "fault at a Refusal",
     "fault at a join",
+    "fault at a reopening",
     "fault join slow",
     "fault refusal late",
     "frame fenced",

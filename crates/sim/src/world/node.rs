@@ -575,10 +575,7 @@ impl World {
                 let id = self.nodes[node].slots[slot].id;
                 self.coverage.hit("command reopen");
                 self.note(|| format!("t{id} wants to be opened anew: {reason}"));
-                self.close_slot(node, slot, Store::kill);
-                if let Some(process) = self.nodes[node].process() {
-                    self.after(5 * MS, Ev::Reopen { node, slot, process });
-                }
+                self.open_anew(node, slot);
             }
         }
     }
@@ -685,7 +682,7 @@ impl World {
         }
     }
 
-    fn heartbeat(&mut self, node: usize) -> (HeartbeatRequest, Vec<(usize, u64)>) {
+    pub(super) fn heartbeat(&mut self, node: usize) -> (HeartbeatRequest, Vec<(usize, u64)>) {
         let mut targets = Vec::new();
         let mut openings = Vec::new();
         for (n, s) in self.nodes[node].slots.iter().enumerate() {

@@ -54,10 +54,27 @@ impl World {
     /// A target that was moved to another chain forgets the one it was in.
     fn open_for_another_chain(&mut self, node: usize, slot: usize) {
         self.coverage.hit("target opened anew for another chain");
-        self.close_slot(node, slot, Store::kill);
+        self.open_anew(node, slot);
         self.nodes[node].slots[slot].adopted = 0;
+    }
+
+    /// Closes a target and opens it again, in the same process.
+    pub(super) fn open_anew(&mut self, node: usize, slot: usize) {
+        self.send_late_heartbeat(node);
+        self.close_slot(node, slot, Store::kill);
         if let Some(process) = self.nodes[node].process() {
             self.after(5 * MS, Ev::Reopen { node, slot, process });
         }
+    }
+
+    /// What the node says of its targets now comes only when one that is about to be opened anew may serve again.
+    fn send_late_heartbeat(&mut self, node: usize) {
+        let known = self.nodes[node].process.as_ref().filter(|p| p.incarnation != 0).map(|p| p.number);
+        let Some(process) = known.filter(|_| !self.faults_stopped) else { return };
+        self.coverage.hit("fault at a reopening");
+        let sent = self.nodes[node].local(self.now);
+        let (request, openings) = self.heartbeat(node);
+        let late = self.rng.below(u64::from(self.plan.lease_ms) * 8) * MS;
+        self.after(late, Ev::Heartbeat { node, process, sent, openings, request: Box::new(request) });
     }
 }
