@@ -42,35 +42,39 @@ const LOAD_PARTS: i128 = 1 << 40;
 
 impl Layout {
     /// The best shift of one replica; `None` if none makes racks or loads better.
-    ///
-    /// Looks at every replica beside every node with room, thousands times hundreds: what does not make racks or loads
-    /// better is passed over with a few sums of small numbers.
     pub fn next_shift(&self) -> Option<Shift> {
-        let tally = self.tally();
+        self.best_shift(&self.tally())
+    }
+
+    /// The first shifts of a series, each the best when those before it are done.
+    pub fn shifts(mut self, most: usize) -> Vec<Shift> {
+        let mut tally = self.tally();
+        let mut shifts = Vec::new();
+        while shifts.len() < most
+            && let Some(shift) = self.best_shift(&tally)
+        {
+            let before = self.nodes_of(shift.chain);
+            self.apply(shift);
+            let after = self.nodes_of(shift.chain);
+            tally.count(&before, -1);
+            tally.count(&after, 1);
+            shifts.push(shift);
+        }
+        shifts
+    }
+
+    fn best_shift(&self, tally: &Tally) -> Option<Shift> {
         let node = |id| Place { id, rack: self.rack(id), size: self.size(id), load: tally.load(id) };
-        let room: Vec<(Place, TargetId)> =
+        let mut rooms: Vec<(Place, TargetId)> =
             self.free.iter().filter_map(|(&id, free)| free.first().map(|&t| (node(id), t))).collect();
+        // Whoever moves, it is better off in a room the earlier that stands here.
+        rooms.sort_by(|(a, _), (b, _)| ((2 * a.load + 1) * b.size).cmp(&((2 * b.load + 1) * a.size)));
         let mut best: Option<(Change, Shift)> = None;
         for (&chain, members) in self.chains.iter().filter(|(id, _)| !self.fixed.contains(id)) {
             let places: Vec<Place> = members.iter().map(|&(_, id)| node(id)).collect();
             for (n, &(from, _)) in members.iter().enumerate() {
-                let (a, others) = (&places[n], || places.iter().enumerate().filter(move |(m, _)| *m != n).map(|(_, o)| o));
-                let conflicts = others().filter(|o| o.may_fail_with(a)).count() as i64;
-                let shared: i64 = others().map(|o| 1 - tally.shared(a.id, o.id)).sum();
-                for (b, to) in room.iter().filter(|(b, _)| places.iter().all(|m| m.id != b.id)) {
-                    let racks = others().filter(|o| o.may_fail_with(b)).count() as i64 - conflicts;
-                    let more = a.more_at(b);
-                    if (racks, more) >= (0, 0) {
-                        continue;
-                    }
-                    let load = i128::from(more) * LOAD_PARTS / i128::from(a.size * b.size);
-                    if best.is_some_and(|(than, _)| (racks, load) > (than.0, than.1)) {
-                        continue;
-                    }
-                    let pairs = shared + others().map(|o| tally.shared(b.id, o.id)).sum::<i64>();
-                    if best.is_none_or(|(than, _)| (racks, load, pairs) < than) {
-                        best = Some(((racks, load, pairs), Shift { chain, from, to: *to }));
-                    }
+                if let Some((change, to)) = better_home(&places, n, &rooms, tally, best.map(|b| b.0)) {
+                    best = Some((change, Shift { chain, from, to }));
                 }
             }
         }
@@ -109,20 +113,58 @@ impl Layout {
     /// Counts replicas.
     pub fn tally(&self) -> Tally {
         let mut tally = Tally::default();
-        for members in self.chains.values() {
-            for &(t, a) in members {
-                *tally.loads.entry(a).or_insert(0) += 1;
-                let beside = tally.pairs.entry(a).or_default();
-                members.iter().filter(|m| m.0 != t).for_each(|&(_, b)| *beside.entry(b).or_insert(0) += 1);
-            }
-        }
+        self.chains.keys().for_each(|&chain| tally.count(&self.nodes_of(chain), 1));
         tally
+    }
+
+    /// Where the members of a chain are.
+    fn nodes_of(&self, chain: ChainId) -> Vec<NodeId> {
+        self.chains.get(&chain).into_iter().flatten().map(|m| m.1).collect()
     }
 
     /// The name of a node's rack, if it has one.
     fn rack(&self, node: NodeId) -> Option<&str> {
         self.racks.get(&node).map(String::as_str).filter(|rack| !rack.is_empty())
     }
+}
+
+/// The best room for the `n`th of these members, if moving it there is better than `than`, and than leaving it.
+///
+/// Thousands of replicas beside hundreds of rooms: most are passed over with a few sums. What must hold: rooms stand in the
+/// order of their loads, those of one load in the order of their nodes.
+fn better_home(
+    members: &[Place<'_>],
+    n: usize,
+    rooms: &[(Place<'_>, TargetId)],
+    tally: &Tally,
+    than: Option<Change>,
+) -> Option<(Change, TargetId)> {
+    let (a, others) = (&members[n], || members.iter().enumerate().filter(move |(m, _)| *m != n).map(|(_, o)| o));
+    let conflicts = others().filter(|o| o.may_fail_with(a)).count() as i64;
+    let mut kept = None;
+    let mut best: Option<(Change, TargetId)> = None;
+    for (b, to) in rooms {
+        let more = a.more_at(b);
+        let load = i128::from(more) * LOAD_PARTS / i128::from(a.size * b.size);
+        let beaten = |than: Change| (-conflicts, load) > (than.0, than.1);
+        if (conflicts == 0 && more >= 0) || best.map(|b| b.0).or(than).is_some_and(beaten) {
+            break;
+        }
+        let racks = others().filter(|o| o.may_fail_with(b)).count() as i64 - conflicts;
+        if (racks, more) >= (0, 0) || members.iter().any(|m| m.id == b.id) {
+            continue;
+        }
+        let kept = *kept.get_or_insert_with(|| others().map(|o| 1 - tally.shared(a.id, o.id)).sum::<i64>());
+        let pairs = kept + others().map(|o| tally.shared(b.id, o.id)).sum::<i64>();
+        let change = (racks, load, pairs);
+        if best.map(|b| b.0).or(than).is_none_or(|than| change < than) {
+            best = Some((change, *to));
+        }
+        if (racks, pairs) == (-conflicts, kept) {
+            break;
+        }
+    }
+    best
 }
 
 /// A node, and what decides whether a replica is better off there.
@@ -158,6 +200,15 @@ pub struct Tally {
 impl Tally {
     fn load(&self, node: NodeId) -> i64 {
         self.loads.get(&node).copied().unwrap_or(0)
+    }
+
+    /// Counts the replicas of a chain on these nodes `by` times.
+    fn count(&mut self, nodes: &[NodeId], by: i64) {
+        for (n, &a) in nodes.iter().enumerate() {
+            *self.loads.entry(a).or_insert(0) += by;
+            let beside = self.pairs.entry(a).or_default();
+            nodes.iter().enumerate().filter(|(m, _)| *m != n).for_each(|(_, &b)| *beside.entry(b).or_insert(0) += by);
+        }
     }
 
     fn shared(&self, a: NodeId, b: NodeId) -> i64 {

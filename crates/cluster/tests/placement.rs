@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catena_cluster::balance::Layout;
+use catena_cluster::balance::{Layout, Shift};
 use catena_cluster::make_chains;
 
 fn free(counts: &[u32]) -> BTreeMap<u32, Vec<u32>> {
@@ -178,4 +178,89 @@ fn shifts_make_it_even() {
     layout.fixed = layout.chains.keys().copied().collect();
     layout.free.insert(9, vec![99]);
     assert_eq!(layout.next_shift(), None, "nothing may be moved");
+}
+
+/// The best shift by looking at every replica beside every free target, without a thought of speed.
+fn plainly(layout: &Layout) -> Option<Shift> {
+    let rack = |n: u32| layout.racks.get(&n).filter(|rack| !rack.is_empty());
+    let together = |a: u32, b: u32| a == b || (rack(a).is_some() && rack(a) == rack(b));
+    let of = |node: u32| layout.chains.values().filter(move |c| c.iter().any(|m| m.1 == node));
+    let shared = |a: u32, b: u32| of(a).filter(|c| c.iter().any(|m| m.1 == b)).count() as i64;
+    let size = |n: u32| layout.targets.get(&n).map_or(1, |&n| n as i128);
+    let mut best = None;
+    for (&chain, members) in layout.chains.iter().filter(|(id, _)| !layout.fixed.contains(id)) {
+        for &(from, a) in members {
+            let others: Vec<u32> = members.iter().map(|m| m.1).filter(|&o| o != a).collect();
+            for (&b, &to) in layout.free.iter().filter_map(|(b, free)| Some((b, free.first()?))) {
+                if b == a || others.contains(&b) {
+                    continue;
+                }
+                let met = |n: u32| others.iter().filter(|&&o| together(o, n)).count() as i64;
+                let load = |n: u32| of(n).count() as i128;
+                let more = (2 * load(b) + 1) * size(a) - (2 * load(a) - 1) * size(b);
+                let change = (met(b) - met(a), more * (1 << 40) / (size(a) * size(b)));
+                let pairs: i64 = others.iter().map(|&o| 1 + shared(b, o) - shared(a, o)).sum();
+                let key = (change, pairs);
+                if (change.0, more) < (0, 0) && best.is_none_or(|(than, _)| key < than) {
+                    best = Some((key, Shift { chain, from, to }));
+                }
+            }
+        }
+    }
+    best.map(|(_, shift)| shift)
+}
+
+/// A cluster of nodes of several sizes, some of them empty, some without a rack.
+fn some_layout(seed: u64) -> Layout {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut below = |n: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % n) as u32
+    };
+    let nodes = 4 + below(5);
+    let racks: BTreeMap<u32, String> = (1..=nodes).map(|n| (n, ["", "a", "b", "c"][below(4) as usize].to_owned())).collect();
+    let targets: BTreeMap<u32, usize> = (1..=nodes).map(|n| (n, 1 + below(4) as usize)).collect();
+    let all = free(&targets.values().map(|&n| n as u32).collect::<Vec<_>>());
+    let mut layout = Layout { racks, targets, free: all, ..Layout::default() };
+    for chain in 1..=1 + below(6) {
+        let mut members: Vec<(u32, u32)> = Vec::new();
+        for _ in 0..3 {
+            let able: Vec<u32> = layout
+                .free
+                .iter()
+                .filter(|(n, f)| !f.is_empty() && members.iter().all(|m| m.1 != **n))
+                .map(|(n, _)| *n)
+                .collect();
+            // Mostly on the first nodes: the last ones have come later.
+            let Some(&node) = able.get(below(able.len().clamp(1, 4) as u64) as usize) else { break };
+            members.push((layout.free.get_mut(&node).expect("it is able").remove(0), node));
+        }
+        layout.chains.insert(chain, members);
+        if below(8) == 0 {
+            layout.fixed.insert(chain);
+        }
+    }
+    layout
+}
+
+/// Whatever is passed over in the search would not have been chosen.
+#[test]
+fn the_search_for_a_shift_passes_over_nothing_better() {
+    let mut found = 0;
+    for seed in 1..=3000 {
+        let mut layout = some_layout(seed);
+        let all = layout.clone().shifts(1000);
+        assert_eq!(all[..all.len().min(2)], layout.clone().shifts(2), "seed {seed}");
+        for expected in all {
+            let shift = layout.next_shift();
+            assert_eq!(shift, plainly(&layout), "seed {seed}: {layout:?}");
+            assert_eq!(shift, Some(expected), "seed {seed}: {layout:?}");
+            layout.apply(expected);
+            found += 1;
+        }
+        assert_eq!(plainly(&layout), None, "seed {seed}: {layout:?}");
+    }
+    assert!(found > 3000, "only {found} shifts");
 }

@@ -338,6 +338,9 @@ pub struct Drain {
     pub cancel: bool,
 }
 
+/// Most moves of a rebalancing that are named in advance: the manager looks at every replica for each of them.
+pub const MAX_SHIFTS: usize = 32;
+
 /// Spreads replicas evenly over nodes and racks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct Rebalance {
@@ -383,7 +386,7 @@ pub struct AdminReply {
     /// Set if refused; nothing was changed.
     #[prost(message, optional, tag = "1")]
     pub failure: Option<Failure>,
-    /// What moves because of it, as far as it has begun; of a dry run: what would.
+    /// What moves because of it, as far as it has begun; of a rebalancing: the first [`MAX_SHIFTS`] that will or would.
     #[prost(message, repeated, tag = "2")]
     pub moves: Vec<ReplicaMove>,
 }

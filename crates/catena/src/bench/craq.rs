@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use catena_client::ClientConfig;
 use catena_types::limits::MAX_CHUNK;
 use comfy_table::Cell;
 use serde::Serialize;
@@ -153,10 +154,10 @@ async fn part(args: &Args, size: u32, cluster: &Cluster, beside_writes: bool) ->
         duration: args.duration,
     };
     let writes = Load { workload: Workload::Write, depth: args.writes, clients: 1, ..reads.clone() };
-    let manager = cluster.manager_addr();
-    reads.prepare(&manager).await?;
-    let reading = reads.start(&manager)?;
-    let writing = if beside_writes { Some(writes.start(&manager)?) } else { None };
+    let config = ClientConfig::new(cluster.manager_addr());
+    reads.prepare(&config).await?;
+    let reading = reads.start(&config)?;
+    let writing = if beside_writes { Some(writes.start(&config)?) } else { None };
     tokio::time::sleep(args.duration / 5).await;
     let nodes = || cluster.node_pids().into_iter().map(cpu::used).sum::<Duration>();
     let (nodes_before, clients_before) = (nodes(), cpu::used_here());

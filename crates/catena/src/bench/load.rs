@@ -91,18 +91,18 @@ impl Phases {
 impl Load {
     /// Makes what the operations need: the chunks that are read or overwritten. Large ones are there too before they are
     /// written again and again, as a disk is whose space has been in use for a while; small ones are made by the load.
-    pub(crate) async fn prepare(&self, manager: &str) -> Result<()> {
+    pub(crate) async fn prepare(&self, cluster: &ClientConfig) -> Result<()> {
         match self.workload == Workload::Write && !self.overwrite && self.chunk_size < LARGE {
             true => Ok(()),
-            false => self.fill(&connect(manager).await?).await,
+            false => self.fill(&connect(cluster.clone()).await?).await,
         }
     }
 
     /// Starts the clients.
-    pub(crate) fn start(&self, manager: &str) -> Result<Running> {
+    pub(crate) fn start(&self, cluster: &ClientConfig) -> Result<Running> {
         Running::start(self.clients, |n, phases| {
-            let (load, manager) = (self.clone(), manager.to_owned());
-            move || runtime()?.block_on(LocalSet::new().run_until(load.run_client(&manager, n, phases)))
+            let (load, cluster) = (self.clone(), cluster.clone());
+            move || runtime()?.block_on(LocalSet::new().run_until(load.run_client(cluster, n, phases)))
         })
     }
 
@@ -122,8 +122,8 @@ impl Load {
         all(filling.collect()).await
     }
 
-    async fn run_client(self, manager: &str, n: u32, phases: Arc<Phases>) -> Result<Outcome> {
-        let client = connect(manager).await?;
+    async fn run_client(self, cluster: ClientConfig, n: u32, phases: Arc<Phases>) -> Result<Outcome> {
+        let client = connect(cluster).await?;
         let load = Arc::new(self);
         let tasks: Vec<_> = (0..load.depth)
             .map(|task| {
@@ -198,8 +198,7 @@ impl Load {
     }
 }
 
-async fn connect(manager: &str) -> Result<Client> {
-    let mut config = ClientConfig::new(manager);
+async fn connect(mut config: ClientConfig) -> Result<Client> {
     config.channels = 4096;
     Ok(Client::connect(config).await?)
 }

@@ -20,7 +20,7 @@ use catena_client::{Client, ClientConfig};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::cmd::{ShapeArgs, runtime, stop_signal, temporary_dir};
+use crate::cmd::{SecurityArgs, ShapeArgs, runtime, stop_signal, temporary_dir};
 use crate::fault::{Doing, Fault, Result};
 use crate::output::note;
 use crate::processes::{Cluster, Port};
@@ -53,6 +53,8 @@ pub(crate) struct Args {
     /// Manager of an existing cluster, HOST:PORT
     #[arg(long, env = "CATENA_MANAGER", value_name = "HOST:PORT")]
     manager: Option<String>,
+    #[command(flatten)]
+    security: SecurityArgs,
     #[command(flatten)]
     shape: ShapeArgs,
     /// Print one line of JSON per size and depth
@@ -91,7 +93,7 @@ pub(crate) enum Workload {
 
 /// What is measured: a cluster that was there, or one started for this run.
 struct Subject {
-    manager: String,
+    config: ClientConfig,
     pids: Vec<u32>,
     replicas: usize,
     /// What it is held against, in turns with it: only for a cluster of this run.
@@ -127,8 +129,9 @@ fn in_a_directory<T>(parent: Option<&Path>, name: &str, measure: impl AsyncFnOnc
 
 async fn on_a_cluster(args: &Args, loads: &[Load], dir: &Path) -> Result<()> {
     if let Some(manager) = &args.manager {
-        let replicas = replicas(&Client::connect(ClientConfig::new(manager.as_str())).await?);
-        let subject = Subject { manager: manager.clone(), pids: Vec::new(), replicas, ceiling: None };
+        let config = ClientConfig { security: args.security.load()?, ..ClientConfig::new(manager.as_str()) };
+        let replicas = replicas(&Client::connect(config.clone()).await?);
+        let subject = Subject { config, pids: Vec::new(), replicas, ceiling: None };
         return measure_all(args, loads, dir, &subject).await;
     }
     let shape = args.shape.shape()?;
@@ -141,7 +144,8 @@ async fn on_a_cluster(args: &Args, loads: &[Load], dir: &Path) -> Result<()> {
         true => None,
         false => Some(Chain::start(&dir.join("bare"), replicas, flush, loads).await?),
     };
-    let subject = Subject { manager: cluster.manager_addr(), pids: cluster.node_pids(), replicas, ceiling };
+    let config = ClientConfig::new(cluster.manager_addr());
+    let subject = Subject { config, pids: cluster.node_pids(), replicas, ceiling };
     let measured = measure_all(args, loads, dir, &subject).await;
     cluster.stop().await?;
     measured
@@ -157,7 +161,7 @@ async fn measure_all(args: &Args, loads: &[Load], dir: &Path, subject: &Subject)
     for load in loads {
         let (size, depth, rounds) = (bytes_short(load.size), load.depth, args.rounds);
         note(format_args!("{:?} of {size}, {depth} in flight: {rounds} rounds of {:?} ...", load.workload, load.duration));
-        load.prepare(&subject.manager).await?;
+        load.prepare(&subject.config).await?;
         let mut measured = Vec::new();
         for n in 0..args.rounds {
             // The disk is known only if the cluster is ours, or the user said where it is.
@@ -179,7 +183,7 @@ async fn measure_all(args: &Args, loads: &[Load], dir: &Path, subject: &Subject)
 /// The raw limits, the ceiling and the cluster one after the other; the cluster first in every second round, since a disk
 /// may be slower for a while after it was written to.
 async fn round(n: u32, load: &Load, subject: &Subject, disk: Option<PathBuf>) -> Result<Round> {
-    let cluster = async || measure(load, load.start(&subject.manager)?, &subject.pids).await;
+    let cluster = async || measure(load, load.start(&subject.config)?, &subject.pids).await;
     let first = if n % 2 == 1 { Some(cluster().await?) } else { None };
     let probe = load.clone();
     let raw = tokio::task::spawn_blocking(move || Raw::measure(disk.as_deref(), &probe)).await.doing("measure the machine")??;

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use catena_client::Client;
+use catena_client::{Client, ClientConfig};
 use comfy_table::Cell;
 use serde::Serialize;
 
@@ -162,7 +162,7 @@ fn load(workload: Workload, size: u32, chunks: u64, rate: Option<u32>, duration:
 
 /// The clients on the quiet cluster.
 async fn alone(clients: &Load, cluster: &Cluster) -> Result<Latency> {
-    let running = clients.start(&cluster.manager_addr())?;
+    let running = clients.start(&ClientConfig::new(cluster.manager_addr()))?;
     tokio::time::sleep(clients.duration / 5).await;
     running.count();
     tokio::time::sleep(clients.duration).await;
@@ -173,7 +173,7 @@ async fn alone(clients: &Load, cluster: &Cluster) -> Result<Latency> {
 /// Takes a node's disk away and waits until the empty one in its place holds everything.
 async fn refill(cluster: &mut Cluster, client: &Client, node: u32, bytes: u64, clients: Option<&Load>) -> Result<Fill> {
     let running = match clients {
-        Some(clients) => Some(clients.start(&cluster.manager_addr())?),
+        Some(clients) => Some(clients.start(&ClientConfig::new(cluster.manager_addr()))?),
         None => None,
     };
     cluster.kill_node(node).await?;

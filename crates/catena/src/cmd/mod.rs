@@ -26,6 +26,7 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use connect::{Manager, runtime};
 pub(crate) use dev::{ShapeArgs, temporary_dir};
+pub(crate) use security::SecurityArgs;
 pub(crate) use service::{follow_parent, stop_signal};
 pub(crate) use store_args::StoreArgs;
 pub(crate) use target::sync_json;

@@ -1,7 +1,10 @@
 //! What a manager shows of itself, and of the cluster while it is the elected one.
 
+use std::collections::BTreeMap;
+
 use catena_manager::{ManagerObserver, ManagerStatus, REQUESTS};
-use catena_types::{PublicState, Routing};
+use catena_types::{NodeId, PublicState, Routing};
+use catena_wire::manager::StatusReply;
 use serde_json::{Value, json};
 
 use super::exposition::{Exposition, Type};
@@ -27,6 +30,7 @@ impl Pages for ManagerPages {
         describe(&mut e, &status);
         if let Some(reply) = &status.status {
             describe_cluster(&mut e, &Health::of_status(reply), &reply.routing);
+            describe_nodes(&mut e, reply);
             let stuck = reply.moves.iter().filter(|m| m.joining == 0).count();
             e.metric("catena_cluster_moves", Type::Gauge, "Replicas that move, and those that are to and have nowhere to go.");
             e.sample(&[("state", &"moving")], reply.moves.len() - stuck);
@@ -71,6 +75,23 @@ fn describe_cluster(e: &mut Exposition, health: &Health, routing: &Routing) {
     e.sample(&[("state", &"silent")], health.nodes - health.nodes_alive);
     let version = "Version of the routing; grows with every change of membership.";
     e.single("catena_cluster_routing_version", Type::Gauge, version, &[], routing.version);
+}
+
+fn describe_nodes(e: &mut Exposition, reply: &StatusReply) {
+    let routing = &reply.routing;
+    e.metric("catena_cluster_node_alive", Type::Gauge, "0 if the node has sent no heartbeat within a lease, or has stopped.");
+    for node in &routing.nodes {
+        e.sample(&[("node", &node.id)], u8::from(node.alive));
+    }
+    let mut heard: BTreeMap<NodeId, u64> = BTreeMap::new();
+    for target in &reply.targets {
+        let Some(node) = routing.target(target.report.target).map(|t| t.node) else { continue };
+        heard.entry(node).and_modify(|ms| *ms = target.heard_ms.min(*ms)).or_insert(target.heard_ms);
+    }
+    e.metric("catena_cluster_node_heard_seconds", Type::Gauge, "Time since the node's last heartbeat.");
+    for (node, ms) in heard {
+        e.sample(&[("node", &node)], ms as f64 / 1e3);
+    }
 }
 
 fn to_json(status: &ManagerStatus, fault: Option<&str>) -> Value {

@@ -5,7 +5,7 @@
 //! member that serves leaves only a chain that is full without it; a target is a member of one chain at most.
 
 use catena_types::{Chain, ChainId, PublicState, TargetId, Time};
-use catena_wire::manager::{MoveReason, ReplicaMove};
+use catena_wire::manager::{MAX_SHIFTS, MoveReason, ReplicaMove};
 
 use super::Manager;
 use crate::balance::{Layout, Shift};
@@ -93,16 +93,11 @@ impl Manager {
         under_way.chain(waiting).collect()
     }
 
-    /// The moves of a rebalancing from now to its end.
+    /// The first moves of a rebalancing from now on.
     pub(super) fn shifts(&self) -> Vec<ReplicaMove> {
-        let mut layout = self.layout();
-        let mut shifts = Vec::new();
-        while let Some(shift) = layout.next_shift() {
-            layout.apply(shift);
-            let Shift { chain, from, to } = shift;
-            shifts.push(ReplicaMove { chain, leaving: from, joining: to, reason: MoveReason::Rebalance as i32 });
-        }
-        shifts
+        let row =
+            |Shift { chain, from, to }| ReplicaMove { chain, leaving: from, joining: to, reason: MoveReason::Rebalance as i32 };
+        self.layout().shifts(MAX_SHIFTS).into_iter().map(row).collect()
     }
 
     /// The target becomes a member of the chain, in place of another one in the end.

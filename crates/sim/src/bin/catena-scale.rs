@@ -13,6 +13,7 @@ const USAGE: &str = "usage:
   catena-scale flow    throughput, what stops more of it, and the time until a lost node's replicas are there again
   catena-scale blast   data hit when nodes or disks fail together, for this placement and two others
   catena-scale manager processor time and bytes of the real manager, and the routing that travels
+  catena-scale grow    processor time of the real manager to say what rebalancing moves to half as many nodes again
 
 options, with their defaults:
   --nodes 10,30,100,300,1000    --disks 16    --per-disk 1 (targets)    --replicas 3    --spare 0 (targets of each node)
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         "flow" => flow(&args),
         "blast" => blasts(&args),
         "manager" => manager(&args),
+        "grow" => grow(&args),
         other => {
             eprintln!("unknown command {other}\n{USAGE}");
             return ExitCode::from(2);
@@ -185,6 +187,18 @@ fn manager(args: &Args) {
             event.tell * 1e6,
             event.tell * 1e3 * f64::from(nodes),
         );
+    }
+}
+
+fn grow(args: &Args) {
+    println!("| nodes | empty ones beside them | moves named | in ms | each in ms |");
+    println!("|---|---|---|---|---|");
+    for &nodes in &args.nodes {
+        let shape = Shape { nodes, ..args.shape };
+        let empty = nodes / 2;
+        let (moves, spent) = Cluster::start(shape, cpu_seconds).0.grow(empty);
+        let ms = spent * 1e3;
+        println!("| {nodes} | {empty} | {moves} | {ms:.1} | {:.2} |", ms / moves.max(1) as f64);
     }
 }
 

@@ -4,7 +4,8 @@ use catena_cluster::{Primary, Settings, State, Verdict};
 use catena_types::store::StoreReport;
 use catena_types::{LocalState, NodeId, Routing, RoutingDelta, Space, TargetId, Time};
 use catena_wire::manager::{
-    HeartbeatReply, HeartbeatRequest, InitRequest, RegisterRequest, RoutingReply, TargetOffer, TargetReport,
+    AdminRequest, HeartbeatReply, HeartbeatRequest, InitRequest, Rebalance, RegisterRequest, RoutingReply, TargetOffer,
+    TargetReport, Task,
 };
 use prost::Message;
 
@@ -153,6 +154,19 @@ impl Cluster {
         while self.primary.store_next().is_some() {
             self.primary.has_stored();
         }
+    }
+
+    /// Registers empty nodes and asks what rebalancing would move: how many moves are named, and the seconds it takes.
+    pub fn grow(&mut self, nodes: u32) -> (usize, f64) {
+        (self.shape.nodes + 1..=self.shape.nodes + nodes).for_each(|node| self.register(node));
+        self.beat();
+        self.beat();
+        let task = Task::Rebalance(Rebalance { dry_run: true, cancel: false });
+        let begun = (self.cpu)();
+        let reply = match self.primary.admin(self.now, &AdminRequest { task: Some(task) }) {
+            Verdict::Now(reply) | Verdict::Stored(reply) => reply,
+        };
+        (reply.moves.len(), (self.cpu)() - begun)
     }
 
     /// Silences nodes until the manager has taken them out.

@@ -1,7 +1,7 @@
 //! `catena admin chain`, `drain`, `rebalance`: asks the manager to move replicas. It answers at once; the moves go on by
 //! themselves.
 
-use catena_wire::manager::{Drain, Rebalance, ReplicaMove, Task};
+use catena_wire::manager::{Drain, MAX_SHIFTS, Rebalance, ReplicaMove, Task};
 use clap::Subcommand;
 use serde_json::json;
 
@@ -119,6 +119,9 @@ async fn ask(manager: &Manager, task: Task, as_json: bool, done: &str) -> Result
     }
     for m in &moves {
         say!("{}", super::moves::move_words(m));
+    }
+    if matches!(task, Task::Rebalance(_)) && moves.len() >= MAX_SHIFTS {
+        say!("and perhaps more: only the first {MAX_SHIFTS} are named");
     }
     say!("{done}");
     Ok(())
