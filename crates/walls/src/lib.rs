@@ -5,10 +5,12 @@
 
 mod layers;
 mod named;
+mod places;
 mod source;
 mod strip;
 
 pub use layers::{check_dependency, check_name};
 pub use named::{exists, tests_in, tests_named};
+pub use places::{Place, defines, places_named};
 pub use source::{Violation, check_source, is_test_file};
 pub use strip::strip;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use catena_walls::{check_dependency, check_name, check_source, exists, tests_in, tests_named};
+use catena_walls::{check_dependency, check_name, check_source, defines, exists, places_named, tests_in, tests_named};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
@@ -74,4 +74,23 @@ fn every_test_named_in_the_documentation_exists() {
     assert!(named.len() > 100, "only {} tests are named in docs/testing.md", named.len());
     let missing: Vec<&String> = named.iter().filter(|name| !exists(name, &tests)).collect();
     assert!(missing.is_empty(), "docs/testing.md names tests that do not exist: {missing:?}");
+}
+
+#[test]
+fn every_place_named_in_the_protocol_exists() {
+    let root = root();
+    let text = std::fs::read_to_string(root.join("docs/protocol.md")).unwrap();
+    let places = places_named(&text, "crates/chain/src/replica");
+    assert!(places.len() > 60, "only {} places are named in docs/protocol.md", places.len());
+    let missing = |place: &catena_walls::Place| {
+        let path = root.join(&place.file);
+        if path.is_dir() && place.names.is_empty() {
+            return Vec::new();
+        }
+        let Ok(source) = std::fs::read_to_string(&path) else { return vec![place.file.clone()] };
+        let unknown = place.names.iter().filter(|name| !defines(&source, name));
+        unknown.map(|name| format!("{} {name}", place.file)).collect()
+    };
+    let missing: Vec<String> = places.iter().flat_map(missing).collect();
+    assert!(missing.is_empty(), "docs/protocol.md names what is not there:\n{}", missing.join("\n"));
 }

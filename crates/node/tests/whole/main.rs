@@ -2,4 +2,5 @@
 
 mod cluster;
 mod links;
+mod overload;
 mod support;
