@@ -44,6 +44,8 @@ catena_types::mutations! {
     GrantBeforeRemoval,
     /// `heartbeat`: a heartbeat counts that is older than the last.
     OldHeartbeats,
+    /// `heartbeat`: a heartbeat counts that is about an earlier opening of a target than the one that is stored.
+    EarlierOpenings,
     /// `heartbeat`: a member on its way out goes on getting leases.
     GrantToLeaving,
     /// `moves`: a target that is out for too long is not replaced.

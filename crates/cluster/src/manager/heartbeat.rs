@@ -20,8 +20,9 @@ impl Manager {
             let reply = HeartbeatReply { failure: Some(failure), ..self.nothing_granted() };
             return self.outcome(reply);
         }
+        let overtaken = request.targets.iter().any(|report| self.is_of_earlier_opening(report));
         let node = self.nodes.entry(request.node).or_default();
-        if node.seq.is_some_and(|last| request.seq <= last) && !is(Mutation::OldHeartbeats) {
+        if overtaken || (node.seq.is_some_and(|last| request.seq <= last) && !is(Mutation::OldHeartbeats)) {
             let reply = self.nothing_granted();
             return self.outcome(reply);
         }
@@ -70,6 +71,14 @@ impl Manager {
         }
         let state = report.state;
         LocalState::try_from(state).err().map(|_| format!("unknown state {state}: the node is of a newer build"))
+    }
+
+    /// Whether the report is older than one that a place rests on. A manager that has just begun knows of no heartbeat; but
+    /// that place is stored, and within one start of a node openings only grow.
+    fn is_of_earlier_opening(&self, report: &TargetReport) -> bool {
+        let rests_on = self.state.targets.get(&report.target).filter(|row| row.opened.incarnation == row.offered);
+        let earlier = rests_on.and_then(|row| row.opened.count).is_some_and(|count| report.open_count < count);
+        earlier && !is(Mutation::EarlierOpenings)
     }
 
     /// Takes one report in, which is or is not answered with a lease; the chain to evaluate, if there is one.

@@ -1,5 +1,6 @@
 //! A node says what has become of its targets: no waiting for the lease.
 
+use catena_cluster::Settings;
 use catena_types::LocalState;
 use catena_wire::manager::InitRequest;
 
@@ -57,6 +58,24 @@ fn a_heartbeat_of_an_earlier_opening_comes_late() {
     let before = (world.chain(1), world.chain_ver(1));
     let reply = world.manager.heartbeat(world.now, &late).reply;
     assert_eq!(reply.lease_ms, 0, "it grants nothing");
+    world.run(3_000);
+    assert_eq!((world.chain(1), world.chain_ver(1)), before);
+}
+
+/// The same, and the manager that hears it has just begun: it knows of no later heartbeat, but what the place rests on is
+/// stored. The target may hold a lease that the manager before has granted.
+#[test]
+fn a_heartbeat_of_an_earlier_opening_comes_to_a_new_manager() {
+    let mut world = World::running(3, 1, 3);
+    let late = world.node(3).heartbeat_request();
+    world.reopen(3);
+    world.run_until("removed", |w| w.chain(1) != "1S 2S 3S");
+    world.run_until("synced", World::all_serve);
+    let before = (world.chain(1), world.chain_ver(1));
+    world.restart_manager(Settings::default());
+    let reply = world.manager.heartbeat(world.now, &late).reply;
+    assert_eq!(reply.lease_ms, 0, "it grants nothing");
+    assert_eq!((world.chain(1), world.chain_ver(1)), before);
     world.run(3_000);
     assert_eq!((world.chain(1), world.chain_ver(1)), before);
 }

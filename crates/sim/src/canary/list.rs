@@ -456,6 +456,12 @@ pub const CANARIES: &[Canary] = &[
         within: 2500,
     },
     Canary {
+        name: "earlier-openings",
+        rule: "a heartbeat counts only if no place rests on a later opening, whoever heard of that",
+        off: &[Off::Manager(cluster::Mutation::EarlierOpenings)],
+        within: 12000,
+    },
+    Canary {
         name: "forget-coming",
         rule: "a lease beside the store rests on what is on its way there, too",
         off: &[Off::Manager(cluster::Mutation::ForgetComing)],

@@ -40,6 +40,10 @@ impl Content for Blocks {
         u32::from(self.count) * BLOCK
     }
 
+    fn lost(len: u32) -> Self {
+        Blocks::of(0xff, (len / BLOCK) as u8)
+    }
+
     fn changed(&self, len: u32, parts: &[(u32, &Self)]) -> Self {
         let mut new = *self;
         new.count = (len / BLOCK) as u8;

@@ -11,6 +11,8 @@ use catena_types::{ChainVer, ChunkKey, ChunkMeta, Committed, Seq, SessionId, Ses
 pub trait Content: Clone + Default {
     /// Bytes.
     fn size(&self) -> u32;
+    /// What stands for `len` bytes that nobody has: not what a disk may hold by chance, nor what follows from zeroes.
+    fn lost(len: u32) -> Self;
     /// As long as `len`, zero where there was nothing, and with these parts at these offsets, which lie within.
     fn changed(&self, len: u32, parts: &[(u32, &Self)]) -> Self;
     /// At most `len` bytes at `offset`, both clipped at the end.
@@ -24,6 +26,10 @@ pub trait Content: Clone + Default {
 impl Content for Bytes {
     fn size(&self) -> u32 {
         self.len() as u32
+    }
+
+    fn lost(len: u32) -> Self {
+        vec![0xa5; len as usize].into()
     }
 
     fn changed(&self, len: u32, parts: &[(u32, &Self)]) -> Self {
@@ -126,7 +132,7 @@ impl<P: Content> Contents<P> {
                 self.chunks.insert(key, Chunk { size, committed: Some((committed, bytes)), ..Chunk::default() });
             }
             Record::Lost(key, size, committed) => {
-                let committed = Some((committed, P::default().changed(committed.len, &[])));
+                let committed = Some((committed, P::lost(committed.len)));
                 self.chunks.insert(key, Chunk { size, committed, lost: true, rotten: (true, false), ..Chunk::default() });
             }
             Record::Purge(key) => {

@@ -81,6 +81,7 @@ const OTHERS: &[&str] = &[
     "fault at a Refusal",
     "fault at a join",
     "fault at a reopening",
+    "fault at a reopening and another manager",
     "fault join slow",
     "fault refusal late",
     "frame fenced",

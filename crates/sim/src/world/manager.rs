@@ -97,7 +97,7 @@ impl Mgr {
     }
 
     /// Between an election and the end of the term, if it is not renewed.
-    fn term_length(&self) -> Time {
+    pub(super) fn term_length(&self) -> Time {
         Time::from(self.settings.lease_ms) * MS / 2
     }
 

@@ -146,6 +146,7 @@ enum Ev {
     ManagerTick,
     /// A manager is elected, if there is none.
     ManagerStart,
+    ManagerDeposed,
     /// A write of the manager elected in that term reaches the store.
     Save {
         term: u64,
@@ -393,6 +394,7 @@ impl World {
             Ev::Reopen { node, slot, process } => self.reopen(node, slot, process),
             Ev::ManagerTick => self.on_manager_tick(),
             Ev::ManagerStart => self.on_manager_start(),
+            Ev::ManagerDeposed => self.depose_manager(),
             Ev::Save { term, state } => self.on_save(term, &state),
             Ev::Lane { client, lane, call } => self.on_lane(client, lane, call),
             Ev::Request { to, request } => self.on_request(to, *request),
