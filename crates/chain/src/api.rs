@@ -53,7 +53,7 @@ impl Default for Config {
             page_chunks: 512,
             sync_window: 256,
             sync_bytes: 24 << 20,
-            sync_beside: 4 << 20,
+            sync_beside: 2 << 20,
             sync_calm: 200_000_000,
             sync_rate: 0,
             unreadable_tries: 3,
@@ -276,7 +276,7 @@ counters! {
     answers,
     /// Answers that matched nothing held here: asked again.
     odd_answers,
-    /// Messages dropped because they were of another chain version.
+    /// Messages dropped because they were of another chain version, or of another chain.
     dropped_versions,
     /// Messages that no correct peer sends in this state.
     protocol_errors,

@@ -8,6 +8,8 @@ catena_types::mutations! {
     OlderMessages,
     /// `mod`: messages of a newer chain version are acted on before it is adopted.
     NewerMessages,
+    /// `mod`: a message of another chain is taken for one of the chain this target is in.
+    OtherChains,
     /// `mod`: a lease that has ended is good.
     IgnoreLease,
     /// `mod`: a lease is good with routing older than the one it was granted at.

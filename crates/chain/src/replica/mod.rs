@@ -313,13 +313,16 @@ impl<P: Clone> Replica<P> {
         cx.out.push(Command::Send { msg, payload });
     }
 
-    /// A message of another chain version is dropped if older, kept until that version is adopted if newer.
+    /// A message of another chain version is dropped if older, kept until that version is adopted if newer. One of another
+    /// chain is for what this target was there, or will be: that is another opening of it.
     fn on_peer(&mut self, cx: &mut Cx<P>, msg: PeerMsg, payload: Option<Payload<P>>) {
         if !matches!(self.condition, Condition::Running) {
             return;
         }
         if msg.to != self.me {
             self.counters.protocol_errors += 1;
+        } else if self.role.as_ref().is_some_and(|role| role.chain.id != msg.chain) && !is(Mutation::OtherChains) {
+            self.counters.dropped_versions += 1;
         } else if msg.chain_ver > self.chain_ver() && !is(Mutation::NewerMessages) {
             self.kept.push((msg, payload));
         } else if msg.chain_ver < self.chain_ver() && !is(Mutation::OlderMessages) {

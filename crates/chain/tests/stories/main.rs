@@ -376,6 +376,19 @@ fn messages_of_a_newer_version_wait_and_of_an_older_one_are_dropped() {
     assert_eq!(w.t(2).replica.counters().dropped_versions, 1);
 }
 
+/// Versions of two chains are compared with nothing: what was meant for a target in a chain that it was to join, and has
+/// not, is none of the chain that it was in.
+#[test]
+fn messages_of_another_chain_are_dropped() {
+    let mut w = World::new(2);
+    let other = PeerMsg { chain: 9, chain_ver: 2, from: 8, to: 2, body: Some(Body::Confirm(Default::default())) };
+    w.t(2).on(Event::Peer { msg: other.clone(), payload: None });
+    w.t(2).routing(&chain(2, "1S 2S"));
+    w.t(2).on(Event::Peer { msg: other, payload: None });
+    let counters = w.t(2).replica.counters();
+    assert_eq!((counters.dropped_versions, counters.protocol_errors), (2, 0));
+}
+
 #[test]
 fn a_lost_link_loses_nothing() {
     let mut w = World::new(3);

@@ -10,7 +10,7 @@ use super::plan::Step;
 use super::{Ev, MS, World};
 
 /// The kinds of faults; a plan weighs each.
-pub(super) const KINDS: [&str; 24] = [
+pub(super) const KINDS: [&str; 25] = [
     "kill",
     "power cut of one",
     "power cut of all",
@@ -35,6 +35,7 @@ pub(super) const KINDS: [&str; 24] = [
     "operator",
     "disk replaced",
     "node gone",
+    "target opened anew",
 ];
 
 /// Those that make replicas move.
@@ -44,6 +45,10 @@ pub(super) const MOVING: std::ops::Range<usize> = 21..24;
 pub(super) const PAUSE: usize = 4;
 pub(super) const CORRUPT_READS: usize = 12;
 pub(super) const DISK_SWAPPED: usize = 17;
+
+/// Which of them is another manager, and which a target that forgets what it held in memory.
+pub(super) const DEPOSED: usize = 19;
+pub(super) const OPENED_ANEW: usize = 24;
 
 /// Which of them is bit rot.
 pub(super) const ROT: usize = 14;
@@ -151,6 +156,12 @@ impl World {
                 self.swap_disk(node, slot);
                 let long = self.rng.between(100, 1500) * MS;
                 self.at(self.now + long, Ev::PutBack { node, slot });
+            }
+            "target opened anew" => {
+                let slot = self.rng.below(self.plan.targets as u64) as usize;
+                if self.nodes[node].slots[slot].open.is_some() {
+                    self.open_anew(node, slot);
+                }
             }
             "disk failure" => {
                 let slot = self.rng.below(self.plan.targets as u64) as usize;

@@ -240,6 +240,11 @@ impl Plan {
                 self.weights[super::faults::CORRUPT_READS] = 40;
                 self.weights[super::faults::DISK_SWAPPED] = 20;
             }
+            2 => {
+                // Targets forget what they held in memory again and again, and managers know of little.
+                self.weights[super::faults::OPENED_ANEW] = 30;
+                self.weights[super::faults::DEPOSED] += 5;
+            }
             _ => {}
         }
     }
