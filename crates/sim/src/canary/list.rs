@@ -459,7 +459,7 @@ pub const CANARIES: &[Canary] = &[
         name: "earlier-openings",
         rule: "a heartbeat counts only if no place rests on a later opening, whoever heard of that",
         off: &[Off::Manager(cluster::Mutation::EarlierOpenings)],
-        within: 12000,
+        within: 5000,
     },
     Canary {
         name: "forget-coming",

@@ -351,7 +351,7 @@ impl World {
         }
     }
 
-    fn run_until(&mut self, end: Time, done: impl Fn(&World) -> bool) {
+    fn run_until(&mut self, end: Time, done: impl Fn(&mut World) -> bool) {
         while self.violation.is_none() {
             if self.queue.next_at().is_none_or(|at| at > end) || (self.events.is_multiple_of(64) && done(self)) {
                 return;

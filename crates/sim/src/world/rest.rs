@@ -10,12 +10,12 @@ type Held = (ChunkKey, Option<catena_types::Committed>, Option<bytes::Bytes>);
 
 impl World {
     /// Every chain is whole, every operation has ended, nothing waits anywhere.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.not_quiet().is_none()
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.not_quiet().or_else(|| self.not_repaired()).is_none()
     }
 
-    pub(super) fn why_not_quiet(&self) -> String {
-        self.not_quiet().unwrap_or_else(|| "all is quiet".into())
+    pub(super) fn why_not_quiet(&mut self) -> String {
+        self.not_quiet().or_else(|| self.not_repaired()).unwrap_or_else(|| "all is quiet".into())
     }
 
     fn not_quiet(&self) -> Option<String> {
@@ -47,6 +47,24 @@ impl World {
                 if let Some((key, _)) = open.store.chunks().scan(b"", 64).into_iter().find(|(_, m)| m.staged.is_some()) {
                     return Some(format!("target {} still has {key} staged", m.target));
                 }
+            }
+        }
+        None
+    }
+
+    /// A chunk that a resync has lost is repaired where another replica can read it after all.
+    fn not_repaired(&mut self) -> Option<String> {
+        let routing = self.manager.routing();
+        for key in self.ledger.lost().clone() {
+            let chain = routing.chain_of(key.as_bytes()).and_then(|c| routing.chain(c))?;
+            let mut readable = chain.members.iter().filter_map(|m| {
+                let held = self.contents(m.target)?.into_iter().find(|(k, ..)| *k == key);
+                Some((m.target, held.is_none_or(|(_, committed, bytes)| committed.is_none() || bytes.is_some())))
+            });
+            let (first, good) = readable.next()?;
+            if let Some((other, _)) = readable.find(|(_, other)| *other != good) {
+                let (bad, good) = if good { (other, first) } else { (first, other) };
+                return Some(format!("target {bad} cannot read {key}, which target {good} can"));
             }
         }
         None
