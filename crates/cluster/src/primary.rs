@@ -5,10 +5,10 @@
 //! it rests on is stored; a lease granted meanwhile rests on the stored routing, and goes to no target whose place or
 //! memory differs in what is not stored yet, be it on its way to the store or behind that.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use catena_types::{Code, Failure, Member, Routing, RoutingDelta, TargetId, Time};
+use catena_types::{Code, Failure, Member, NodeId, Routing, RoutingDelta, TargetId, Time};
 use catena_wire::manager::{
     AdminReply, AdminRequest, HeartbeatReply, HeartbeatRequest, InitReply, InitRequest, RegisterReply, RegisterRequest,
     StatusReply,
@@ -76,6 +76,11 @@ impl<W> Primary<W> {
     /// The state machine, with what is not stored yet.
     pub fn core(&self) -> &Manager {
         &self.core
+    }
+
+    /// See [`Manager::take_awaited`].
+    pub fn take_awaited(&mut self) -> BTreeSet<NodeId> {
+        self.core.take_awaited()
     }
 
     /// A node starts.

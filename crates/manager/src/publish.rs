@@ -2,9 +2,11 @@
 //!
 //! What must hold: only what is stored is published.
 
+use std::collections::BTreeSet;
+
 use catena_cluster::{Primary, State};
 use catena_net::{Frame, FrameSender};
-use catena_types::{Chain, Time};
+use catena_types::{Chain, NodeId, Time};
 use catena_wire::header::Kind;
 use catena_wire::manager::RoutingReply;
 
@@ -17,6 +19,8 @@ pub(crate) const MAX_WAIT_MS: u32 = 60_000;
 struct Waiter {
     have: u64,
     until: Time,
+    /// Who asks; 0 for clients.
+    node: NodeId,
     request_id: u64,
     sender: FrameSender,
 }
@@ -34,8 +38,15 @@ impl Publisher {
     }
 
     /// A request that is answered when there is routing newer than `have`, or at `until`.
-    pub(crate) fn wait(&mut self, have: u64, until: Time, request_id: u64, sender: FrameSender) {
-        self.waiters.push(Waiter { have, until, request_id, sender });
+    pub(crate) fn wait(&mut self, have: u64, until: Time, node: NodeId, request_id: u64, sender: FrameSender) {
+        self.waiters.push(Waiter { have, until, node, request_id, sender });
+    }
+
+    /// Answers these nodes at once: one that hears of nothing new sends a heartbeat.
+    pub(crate) fn wake<W>(&mut self, nodes: &BTreeSet<NodeId>, primary: &Primary<W>) {
+        if !nodes.is_empty() {
+            self.release(primary, |w| nodes.contains(&w.node));
+        }
     }
 
     /// Answers whoever waits for routing newer than they have.

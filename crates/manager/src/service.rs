@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use catena_cluster::{Primary, Settings, State};
 use catena_net::{Frame, FrameReceiver, FrameSender, Incoming, Listener, check_hello, hello_reply, members_only};
-use catena_types::{Code, Failure, Time};
+use catena_types::{Code, Failure, NodeId, Time};
 use catena_wire::manager::StatusReply;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -36,6 +36,8 @@ const RESIGN: Duration = Duration::from_secs(1);
 struct Request {
     frame: Frame,
     sender: FrameSender,
+    /// Who asks; 0 for clients.
+    node: NodeId,
     /// Whoever asks has the cluster's own secret, or there is none.
     member: bool,
 }
@@ -143,11 +145,11 @@ impl<S: Store> Service<S> {
 
     fn greet(&self, incoming: Incoming, queue: &mpsc::Sender<Request>) {
         let cluster = self.shared.cluster.load(Ordering::Relaxed);
-        let member = incoming.member;
+        let (node, member) = (incoming.hello.node, incoming.member);
         match check_hello(&incoming.hello, cluster) {
             Ok(()) => {
                 let (sender, receiver) = incoming.accept(hello_reply(cluster, 0, 0));
-                tokio::spawn(read_requests(sender, receiver, member, queue.clone()));
+                tokio::spawn(read_requests(sender, receiver, (node, member), queue.clone()));
             }
             Err(failure) => incoming.refuse(failure),
         }
@@ -251,11 +253,12 @@ impl<S: Store> Service<S> {
         }
         e.primary.tick(now);
         e.publisher.tick(now, &e.primary);
+        self.ask_awaited();
         self.store_next();
     }
 
     fn answer(&mut self, batch: &mut Vec<Request>) {
-        for Request { frame, sender, member } in batch.drain(..) {
+        for Request { frame, sender, node, member } in batch.drain(..) {
             let allowed = if member || for_clients(frame.kind) { None } else { Some(members_only("this request")) };
             let (e, why) = match (&mut self.role, allowed) {
                 (Role::Elected(e), None) => (Some(e), None),
@@ -278,12 +281,21 @@ impl<S: Store> Service<S> {
                 Answer::Stored(reply) => e.primary.wait((sender, reply)),
                 Answer::Later { have, wait_ms } => {
                     let until = now + Time::from(wait_ms.min(MAX_WAIT_MS)) * 1_000_000;
-                    e.publisher.wait(have, until, frame.request_id, sender);
+                    e.publisher.wait(have, until, node, frame.request_id, sender);
                 }
                 Answer::None => sender.close(),
             }
         }
+        self.ask_awaited();
         self.store_next();
+    }
+
+    /// Asks nodes for a heartbeat without which a chain cannot go on.
+    fn ask_awaited(&mut self) {
+        if let Role::Elected(e) = &mut self.role {
+            let awaited = e.primary.take_awaited();
+            e.publisher.wake(&awaited, &e.primary);
+        }
     }
 
     /// Hands the newest state to the store, if it has none in hand.
@@ -300,11 +312,16 @@ fn nobody_yet() -> Failure {
 }
 
 /// Reads requests until the connection ends. The queue is short: a flood waits on its own connection.
-async fn read_requests(sender: FrameSender, mut receiver: FrameReceiver, member: bool, queue: mpsc::Sender<Request>) {
+async fn read_requests(
+    sender: FrameSender,
+    mut receiver: FrameReceiver,
+    (node, member): (NodeId, bool),
+    queue: mpsc::Sender<Request>,
+) {
     loop {
         match receiver.recv().await {
             Ok(Some(frame)) => {
-                if queue.send(Request { frame, sender: sender.clone(), member }).await.is_err() {
+                if queue.send(Request { frame, sender: sender.clone(), node, member }).await.is_err() {
                     break;
                 }
             }

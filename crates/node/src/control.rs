@@ -125,12 +125,14 @@ impl Publisher {
     }
 }
 
-/// Asks for routing as soon as there is newer one. Ends only when dropped.
-pub(crate) async fn follow_routing(mut managers: Managers, publisher: Publisher) {
+/// Asks for routing as soon as there is newer one. An answer without any says that the manager waits for a heartbeat. Ends
+/// only when dropped.
+pub(crate) async fn follow_routing(mut managers: Managers, publisher: Publisher, changed: Arc<Notify>) {
     loop {
         let request = RoutingRequest { have: publisher.version(), wait_ms: POLL_MS };
         let patience = Duration::from_millis(POLL_MS.into()) + CALL;
         match managers.call::<_, RoutingReply>(Kind::Routing, &request, patience).await {
+            Ok(RoutingReply { failure: None, routing: None, delta: None }) => changed.notify_one(),
             Ok(RoutingReply { failure: None, routing, delta }) => publisher.publish(routing, delta),
             Ok(RoutingReply { failure: Some(failure), .. }) => {
                 tracing::debug!("no routing: {failure}");

@@ -64,13 +64,13 @@ impl Node {
             identity: identity.clone(),
             publisher: publisher.clone(),
             period: Duration::from_millis(reply.heartbeat_ms.max(10).into()),
-            changed,
+            changed: changed.clone(),
             heard: observer.heard(),
             stop: stopped,
         };
         let poller = Managers::new(config.managers.clone(), hello(&identity), config.security.clone());
         let control = Some(tokio::spawn(heartbeats.run()));
-        let routing = tokio::spawn(follow_routing(poller, publisher));
+        let routing = tokio::spawn(follow_routing(poller, publisher, changed));
         Ok(NodeHandle { observer, addrs, shards, stop, control, routing, _home: home })
     }
 }

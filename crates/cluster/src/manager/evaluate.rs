@@ -30,7 +30,10 @@ impl Manager {
     fn evaluate_once(&mut self, id: ChainId, now: Time) -> bool {
         let Some(chain) = self.state.chains.get(&id).filter(|chain| !self.is_whole(chain, now)) else { return false };
         let facts = self.facts(chain, now);
-        let Some(next) = next_chain(chain, &facts, self.state.replicas as usize) else { return false };
+        let Some(next) = next_chain(chain, &facts, self.state.replicas as usize) else {
+            self.awaited.extend(self.not_heard_since(chain, &facts));
+            return false;
+        };
         let failed = failed_sink(chain, &facts);
         let cut_off = self.cut_off(chain, now);
         let before = chain.clone();

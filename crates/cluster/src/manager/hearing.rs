@@ -52,6 +52,16 @@ impl Manager {
         heard.iter().map(|(m, h)| facts(m, h)).collect()
     }
 
+    /// Nodes of members that live, as far as is known, and have not been heard of since a SERVING one went out.
+    pub(super) fn not_heard_since(&self, chain: &Chain, facts: &Facts) -> Vec<NodeId> {
+        let node_of = |m: &Member| self.state.targets.get(&m.target).map(|row| row.node);
+        let life = |m: &Member| facts.get(&m.target).map(|f| f.life);
+        if !chain.members.iter().any(|m| m.state() == PublicState::Serving && life(m) == Some(Life::Out)) {
+            return Vec::new();
+        }
+        chain.members.iter().filter(|m| life(m) == Some(Life::Silent)).filter_map(node_of).collect()
+    }
+
     fn target_facts(&self, chain: &Chain, target: TargetId, life: Life, now: Time) -> TargetFacts {
         let live = self.targets.get(&target);
         let report = self.report(target);

@@ -14,7 +14,7 @@ mod moves;
 mod register;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catena_types::{NodeId, Routing, TargetId, Time};
 use catena_wire::manager::TargetReport;
@@ -48,6 +48,8 @@ pub struct Manager {
     changed: bool,
     /// So does what of it is routing.
     routed: bool,
+    /// Nodes whose next heartbeat decides what becomes of a chain.
+    awaited: BTreeSet<NodeId>,
 }
 
 /// What was heard of a node since this manager started.
@@ -101,6 +103,7 @@ impl Manager {
             candidates: BTreeMap::new(),
             changed,
             routed: false,
+            awaited: BTreeSet::new(),
         }
     }
 
@@ -112,6 +115,12 @@ impl Manager {
     /// Periods.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Nodes of which a heartbeat now, instead of when it is due, lets a chain go on: a member of it is out, and they have
+    /// not been heard of since. What came together since the last call.
+    pub fn take_awaited(&mut self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut self.awaited)
     }
 
     /// Routing newer than `have`, if there is.

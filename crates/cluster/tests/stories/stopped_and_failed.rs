@@ -17,6 +17,20 @@ fn a_stopping_node_is_let_go() {
     world.run_until("synced", World::all_serve);
 }
 
+/// The others must have been heard of since, or a power cut may be going on: they are asked at once.
+#[test]
+fn the_others_are_asked_for_a_heartbeat() {
+    let mut world = World::running(3, 1, 3);
+    assert!(world.manager.take_awaited().is_empty());
+    world.node(1).targets[0].state = LocalState::Stopped;
+    world.heartbeat(1);
+    assert_eq!((world.chain(1).as_str(), world.manager.take_awaited()), ("1S 2S 3S", [2, 3].into()));
+    world.heartbeat(2);
+    assert_eq!((world.chain(1).as_str(), world.manager.take_awaited()), ("1S 2S 3S", [3].into()));
+    world.heartbeat(3);
+    assert_eq!((world.chain(1).as_str(), world.manager.take_awaited()), ("2S 3S 1O", [].into()));
+}
+
 #[test]
 fn everybody_stops() {
     let mut world = World::running(3, 1, 3);

@@ -81,6 +81,19 @@ async fn a_stopped_node_hands_over_and_comes_back_through_resync() {
     cluster.stop().await;
 }
 
+/// The others are asked for a heartbeat: the next ones of their own would come half an hour later.
+#[tokio::test]
+async fn a_chain_goes_on_without_a_stopped_node_at_once() {
+    let mut cluster = Cluster::start_with(3, 1, Some((3_600_000, 1_800_000))).await;
+    cluster.init(3).await;
+    let routing = cluster.wait_serving(3).await;
+    let head = routing.chains[0].head().and_then(|t| routing.target(t)).expect("a head").node;
+    cluster.nodes.remove(&head).expect("running").shutdown().await;
+    cluster.wait_serving(2).await;
+    cluster.write(b"after", 0, b"nobody was waited for").await;
+    cluster.stop().await;
+}
+
 #[tokio::test]
 async fn a_node_that_vanishes_is_moved_out_after_its_lease() {
     let mut cluster = Cluster::start(3, 1).await;

@@ -21,6 +21,8 @@ pub(crate) const CHUNK: u32 = 64 << 10;
 
 pub(crate) struct Cluster {
     pub(crate) dir: TempDir,
+    /// Length of a lease and time between heartbeats in milliseconds, if not the usual ones.
+    periods: Option<(u32, u32)>,
     manager: Option<ManagerHandle>,
     pub(crate) manager_addr: String,
     pub(crate) nodes: HashMap<u32, NodeHandle>,
@@ -31,11 +33,15 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// `nodes` nodes with one target each on `shards` shards, and no chain yet.
     pub(crate) async fn start(nodes: u32, shards: u32) -> Cluster {
+        Cluster::start_with(nodes, shards, None).await
+    }
+
+    pub(crate) async fn start_with(nodes: u32, shards: u32, periods: Option<(u32, u32)>) -> Cluster {
         let dir = tempfile::tempdir().expect("a directory");
-        let manager = start_manager(&dir, "127.0.0.1:0");
+        let manager = start_manager(&dir, "127.0.0.1:0", periods);
         let manager_addr = manager.addr().to_string();
         let (nodes_by_id, rpcs) = (HashMap::new(), HashMap::new());
-        let mut cluster = Cluster { dir, manager: Some(manager), manager_addr, nodes: nodes_by_id, rpcs, seq: 0 };
+        let mut cluster = Cluster { dir, periods, manager: Some(manager), manager_addr, nodes: nodes_by_id, rpcs, seq: 0 };
         for node in 1..=nodes {
             cluster.start_node(cluster.config(node, shards)).await;
         }
@@ -45,7 +51,7 @@ impl Cluster {
     /// Stops the manager and starts it again at the same place. Blocks for a moment; the nodes have threads of their own.
     pub(crate) fn restart_manager(&mut self) {
         self.manager.take().expect("running").shutdown().expect("it ran to the end");
-        self.manager = Some(start_manager(&self.dir, &self.manager_addr));
+        self.manager = Some(start_manager(&self.dir, &self.manager_addr, self.periods));
         self.rpcs.clear();
     }
 
@@ -200,7 +206,9 @@ impl Cluster {
     }
 }
 
-fn start_manager(dir: &TempDir, listen: &str) -> ManagerHandle {
+fn start_manager(dir: &TempDir, listen: &str, periods: Option<(u32, u32)>) -> ManagerHandle {
     let listen = listen.parse().expect("an address");
-    Manager::start(ManagerConfig::new(StoreChoice::Directory(dir.path().join("manager")), listen)).expect("a manager")
+    let config = ManagerConfig::new(StoreChoice::Directory(dir.path().join("manager")), listen);
+    let (lease_ms, heartbeat_ms) = periods.unwrap_or((config.lease_ms, config.heartbeat_ms));
+    Manager::start(ManagerConfig { lease_ms, heartbeat_ms, ..config }).expect("a manager")
 }

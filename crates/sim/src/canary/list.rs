@@ -452,8 +452,8 @@ pub const CANARIES: &[Canary] = &[
     Canary {
         name: "old-heartbeats",
         rule: "a heartbeat counts only if it is newer than the last",
-        off: &[Off::Manager(cluster::Mutation::OldHeartbeats)],
-        within: 2500,
+        off: &[Off::Manager(cluster::Mutation::OldHeartbeats), Off::Manager(cluster::Mutation::EarlierOpenings)],
+        within: 5000,
     },
     Canary {
         name: "earlier-openings",
