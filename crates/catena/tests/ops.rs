@@ -1,8 +1,11 @@
-//! What operators see, on real processes: metrics, health and status over HTTP, and the dashboard made for them.
+//! What operators see, on real processes: metrics, health and status over HTTP, and the dashboard, units and
+//! settings made for them.
 
 #[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "real/cluster.rs"]
 mod cluster;
+#[path = "ops/deploy.rs"]
+mod deploy;
 #[path = "ops/exposition.rs"]
 mod exposition;
 
