@@ -81,6 +81,7 @@ pub(super) fn show(status: &StatusReply, health: &Health, all_chains: bool) {
         say!();
         super::admin::show_moves(status);
     }
+    super::awaited::show(routing);
     let full = reports(status).filter(|r| r.space.level() > SpaceLevel::Enough);
     for report in full {
         say!("target {} is {}", report.target, super::target::level_words(report.space.level()));
@@ -225,6 +226,7 @@ fn to_json(status: &StatusReply, health: &Health) -> Value {
         "targets": targets.collect::<Vec<_>>(),
         "chains": chains.collect::<Vec<_>>(),
         "moves": super::admin::moves_json(status),
+        "awaited": super::awaited::to_json(routing),
     })
 }
 
