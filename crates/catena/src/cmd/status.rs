@@ -35,12 +35,17 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
-    let asked = runtime()?.block_on(async {
+    runtime()?.block_on(look(args))
+}
+
+/// One look, and the exit code that tells what was seen.
+pub(super) async fn look(args: Args) -> Result<ExitCode> {
+    let ask = async {
         let client: Client = args.manager.client().await?;
         Ok(client.status().await?)
-    });
+    };
     // Who cannot reach the manager cannot use the cluster: the same exit code as a cluster that serves nothing.
-    let status: StatusReply = asked.map_err(|mut fault: crate::fault::Fault| {
+    let status: StatusReply = ask.await.map_err(|mut fault: crate::fault::Fault| {
         fault.code = USAGE;
         fault
     })?;
