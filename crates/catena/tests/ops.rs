@@ -1,8 +1,11 @@
-//! What operators see, on real processes: metrics, health and status over HTTP, and the dashboard made for them.
+//! What operators see, on real processes: metrics, health and status over HTTP, and the dashboard, units and
+//! settings made for them.
 
 #[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "real/cluster.rs"]
 mod cluster;
+#[path = "ops/deploy.rs"]
+mod deploy;
 #[path = "ops/exposition.rs"]
 mod exposition;
 
@@ -133,6 +136,58 @@ fn one_update_is_followed_through_every_log() {
         assert!(has("received") || has("forward received"), "{node}: {steps:?}");
     }
     assert_eq!(heads, 1, "one head");
+}
+
+/// Addresses of `/proc/net/tcp` (or `tcp6`) on which a process listens.
+fn listened_on(process: u32) -> Vec<String> {
+    let sockets: BTreeSet<String> = std::fs::read_dir(format!("/proc/{process}/fd"))
+        .expect("it runs")
+        .filter_map(|fd| {
+            std::fs::read_link(fd.ok()?.path()).ok()?.to_str()?.strip_prefix("socket:[")?.strip_suffix(']').map(str::to_owned)
+        })
+        .collect();
+    let tables = ["tcp", "tcp6"].map(|t| std::fs::read_to_string(format!("/proc/{process}/net/{t}")).unwrap_or_default());
+    let rows = tables.iter().flat_map(|table| table.lines().skip(1));
+    let listens = |row: &str| {
+        let columns: Vec<&str> = row.split_whitespace().collect();
+        (columns[3] == "0A" && sockets.contains(columns[9])).then(|| columns[1].to_owned())
+    };
+    rows.filter_map(listens).collect()
+}
+
+/// A node that was told no address; a manager always is, here, and its help says what it takes unless told.
+#[test]
+fn nothing_listens_beyond_loopback_unless_told() {
+    let cluster = Cluster::with_services(1, HTTP, &[], |_| Vec::new());
+    let addresses = listened_on(cluster.node_process(0));
+    assert!(addresses.len() >= 2, "a shard and HTTP: {addresses:?}");
+    assert!(addresses.iter().all(|a| a.starts_with("0100007F:")), "{addresses:?}");
+    for command in ["manager", "node"] {
+        let help = String::from_utf8(cluster::run_with(&[], &[command, "-h"]).stdout).expect("UTF-8");
+        let listen = help.split("--listen").nth(1).expect("an option").split("--").next().expect("its text");
+        assert!(listen.contains("[default: 127.0.0.1"), "{command}: {listen}");
+    }
+}
+
+/// Two ways to ask, one answer.
+#[test]
+fn status_names_who_is_waited_for() {
+    let mut cluster = Cluster::with_services(2, &[], &[], |_| Vec::new());
+    let look = |c: &Cluster| -> Value { serde_json::from_slice(&c.run(&["admin", "status", "--json"]).stdout).expect("JSON") };
+    assert_eq!(look(&cluster)["awaited"], serde_json::json!({ "nodes": [], "chains": [] }));
+    assert_eq!(cluster.run(&["admin", "status"]).status.code(), Some(0));
+    cluster.kill_node(1);
+    cluster
+        .eventually("the other goes on alone", |c| look(c)["awaited"]["nodes"][0]["id"] == 2 && look(c)["grade"] == "degraded");
+    let shown = cluster.run(&["status"]);
+    assert_eq!(shown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("waiting for node 2"), "{shown:?}");
+    cluster.kill_node(0);
+    cluster.eventually("nobody serves", |c| look(c)["grade"] == "unavailable");
+    assert_eq!(look(&cluster)["awaited"]["chains"][0]["one_of"].as_array().map(Vec::len), Some(1), "node 2 missed the end");
+    let shown = cluster.run(&["admin", "status"]);
+    assert_eq!(shown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("goes on when one of these is back: t"), "{shown:?}");
 }
 
 #[test]

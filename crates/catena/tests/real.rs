@@ -210,6 +210,35 @@ fn bad_input_gets_a_clear_error_and_the_process_lives() {
     assert!(cluster.ok(&["chunk", "read", "k"]).contains("still alive"));
 }
 
+/// A node's directory is copied, identity and all, and a process started on the copy while the first lives.
+#[test]
+fn a_copy_of_a_living_nodes_directory_is_refused() {
+    let mut cluster = Cluster::with_capacity(3, 1, 3, "256MiB");
+    cluster.ok(&["chunk", "write", "k", "--data", "before"]);
+    let node_of = |c: &Cluster| -> serde_json::Value {
+        let status: serde_json::Value = serde_json::from_str(&c.ok(&["status", "--json"])).expect("JSON");
+        status["nodes"].as_array().expect("a list").iter().find(|n| n["id"] == 2).expect("it is known").clone()
+    };
+    let first = node_of(&cluster);
+    let copy = cluster.dir().join("copy");
+    let copied = std::process::Command::new("cp").args(["-r", "--sparse=always"]).arg(cluster.node_dir(1)).arg(&copy).status();
+    assert!(copied.expect("cp is there").success());
+    let args = cluster.node_args(1, 2, &copy);
+    let said = cluster.fails(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let address = first["addresses"][0].as_str().expect("it has one");
+    assert!(said.contains("node 2") && said.contains(address) && said.contains("copy"), "{said}");
+    assert_eq!(node_of(&cluster), first, "the first is not disturbed");
+    assert!(cluster.node_lives(1));
+    assert_eq!(cluster.run(&["status"]).status.code(), Some(0));
+    cluster.ok(&["chunk", "write", "k", "--data", "behind"]);
+
+    // A node that is killed and started again on its own directory waits for nobody's lease.
+    cluster.kill_node(1);
+    cluster.start_node(1);
+    cluster.wait_healthy();
+    assert!(cluster.ok(&["chunk", "read", "k"]).contains("behind"));
+}
+
 fn garbage_on_every_port(cluster: &Cluster) {
     let status = cluster.ok(&["status", "--json"]);
     let addresses: Vec<&str> = status.split('"').filter(|word| word.starts_with("127.0.0.1:")).collect();

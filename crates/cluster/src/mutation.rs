@@ -58,4 +58,6 @@ catena_types::mutations! {
     OutliveTerm,
     /// `register`: an empty disk is taken for the one it replaces.
     AnyDisk,
+    /// `register`: a copy of a target is taken for the target itself, and its lock for the lock of that.
+    AnyCopy,
 }

@@ -88,6 +88,8 @@ pub struct TargetRow {
     pub chain: ChainId,
     /// Start of the node in which it was last offered.
     pub offered: Incarnation,
+    /// The lock that was shown for it then; 0: not known.
+    pub lock: u64,
     /// The opening in which it became SERVING, SYNCING or chosen.
     pub opened: Opening,
     /// Start of the node in which it got its id.

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use catena_arena::Arena;
@@ -28,7 +28,7 @@ pub type FileStore = CowStore<FileDisk>;
 /// A target's directory, locked by this process until it is dropped.
 pub struct TargetDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl TargetDir {
@@ -72,12 +72,23 @@ impl TargetDir {
         &self.path
     }
 
+    /// A number for the lock that is held: the same for whoever holds it later, until the machine boots again; another one
+    /// for the lock of a copy of the directory. 0 if the system does not tell.
+    pub fn lock_number(&self) -> u64 {
+        let (Ok(boot), Ok(file)) = (fs::read("/proc/sys/kernel/random/boot_id"), self.lock.metadata()) else { return 0 };
+        let place = [file.dev().to_le_bytes(), file.ino().to_le_bytes()].concat();
+        // FNV-1a, 64 bits: it is compared with the numbers of this target alone.
+        boot.iter()
+            .chain(&place)
+            .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+
     fn lock(path: &Path) -> Result<TargetDir, OpenError> {
         let lock_path = path.join(LOCK_FILE);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let file = file.map_err(|e| at(&lock_path, "opening the lock file", e))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(TargetDir { path: path.to_path_buf(), _lock: file }),
+            Ok(()) => Ok(TargetDir { path: path.to_path_buf(), lock: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 Err(OpenError::Locked { name: path.display().to_string(), lock: lock_path.display().to_string() })
             }

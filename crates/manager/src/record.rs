@@ -89,6 +89,8 @@ struct TargetRecord {
     born: u64,
     #[prost(bool, tag = "10")]
     draining: bool,
+    #[prost(fixed64, tag = "11")]
+    lock: u64,
 }
 
 impl From<&State> for StateRecord {
@@ -109,6 +111,7 @@ impl From<&State> for StateRecord {
             uuid: t.uuid.clone(),
             chain: t.chain,
             offered: t.offered,
+            lock: t.lock,
             opened_incarnation: t.opened.incarnation,
             opened_count: t.opened.count,
             born: t.born,
@@ -154,6 +157,7 @@ impl From<StateRecord> for State {
                 uuid: t.uuid,
                 chain: t.chain,
                 offered: t.offered,
+                lock: t.lock,
                 opened,
                 born: t.born,
                 draining: t.draining,
@@ -189,7 +193,13 @@ pub(crate) mod tests {
     pub(crate) fn some_state() -> State {
         let mut manager = Manager::new(Settings::default(), State::new(0xfeed), 0);
         for node in 1..=3_u32 {
-            let offer = |n: u8| TargetOffer { uuid: vec![node as u8 * 16 + n; 16], target: 0, shard: 0, space: Space::default() };
+            let offer = |n: u8| TargetOffer {
+                uuid: vec![node as u8 * 16 + n; 16],
+                target: 0,
+                shard: 0,
+                space: Space::default(),
+                lock: n.into(),
+            };
             let request = RegisterRequest {
                 node,
                 cluster: 0,

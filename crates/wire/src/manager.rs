@@ -18,6 +18,10 @@ pub struct TargetOffer {
     /// Space now.
     #[prost(message, required, tag = "4")]
     pub space: Space,
+    /// The lock that its process holds: the same number for the same lock file on the same machine, until that boots again; 0:
+    /// not known. A copy of a target has the uuid of the first, and another lock.
+    #[prost(fixed64, tag = "5")]
+    pub lock: u64,
 }
 
 /// A node starts: it holds the locks of its targets, and asks for its incarnation. Sent again until answered.

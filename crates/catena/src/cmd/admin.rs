@@ -31,6 +31,8 @@ enum Command {
     /// Where a key lives and why: hash, slot of the chain table, chain, members
     #[command(after_help = "Example:\n  catena admin explain checkpoint/000001")]
     Explain(explain::Args),
+    /// Health of the cluster in one screen, as `catena status` shows it; the exit code tells it too
+    Status(super::status::Args),
     /// The nodes: rack, state, targets in use and free
     #[command(after_help = "Example:\n  catena admin nodes --json | jq '.nodes[] | select(.alive | not)'")]
     Nodes(show::Args),
@@ -84,6 +86,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         match args.command {
             Command::Init(args) => init(args).await?,
             Command::Explain(args) => explain::run(args).await?,
+            Command::Status(args) => return super::status::look(args).await,
             Command::Nodes(args) => show::run(args, show::nodes).await?,
             Command::Targets(args) => show::run(args, show::targets).await?,
             Command::Chains(args) => show::run(args, show::chains).await?,

@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod admin;
+mod awaited;
 mod chunk;
 mod connect;
 mod dev;

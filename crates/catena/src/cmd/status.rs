@@ -35,12 +35,17 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
-    let asked = runtime()?.block_on(async {
+    runtime()?.block_on(look(args))
+}
+
+/// One look, and the exit code that tells what was seen.
+pub(super) async fn look(args: Args) -> Result<ExitCode> {
+    let ask = async {
         let client: Client = args.manager.client().await?;
         Ok(client.status().await?)
-    });
+    };
     // Who cannot reach the manager cannot use the cluster: the same exit code as a cluster that serves nothing.
-    let status: StatusReply = asked.map_err(|mut fault: crate::fault::Fault| {
+    let status: StatusReply = ask.await.map_err(|mut fault: crate::fault::Fault| {
         fault.code = USAGE;
         fault
     })?;
@@ -81,6 +86,7 @@ pub(super) fn show(status: &StatusReply, health: &Health, all_chains: bool) {
         say!();
         super::admin::show_moves(status);
     }
+    super::awaited::show(routing);
     let full = reports(status).filter(|r| r.space.level() > SpaceLevel::Enough);
     for report in full {
         say!("target {} is {}", report.target, super::target::level_words(report.space.level()));
@@ -225,6 +231,7 @@ fn to_json(status: &StatusReply, health: &Health) -> Value {
         "targets": targets.collect::<Vec<_>>(),
         "chains": chains.collect::<Vec<_>>(),
         "moves": super::admin::moves_json(status),
+        "awaited": super::awaited::to_json(routing),
     })
 }
 

@@ -38,9 +38,10 @@ impl Manager {
             return Err(Failure::new(Code::InvalidArgument, text));
         }
         let busy = |text: String| Failure::new(Code::Busy, text).with_version(RETRY_US);
-        let living = self.state.nodes.values().filter(|n| n.alive).count();
-        if living < request.nodes as usize {
-            return Err(busy(format!("{living} of {} nodes have registered: start the others", request.nodes)));
+        let living: Vec<NodeId> = self.state.nodes.iter().filter(|(_, n)| n.alive).map(|(&id, _)| id).collect();
+        if living.len() < request.nodes as usize {
+            let (there, wanted) = (living.len(), request.nodes);
+            return Err(busy(format!("{there} of {wanted} nodes have registered {living:?}: start the others")));
         }
         let mut free = self.free_targets();
         free.values_mut().for_each(|of_node| of_node.truncate(of_node.len().saturating_sub(request.spare as usize)));

@@ -98,7 +98,7 @@ impl Manager {
             let id = self.id_of(request.node, incarnation, offer);
             self.targets.entry(id).or_default().registered = now;
             if let Some(row) = self.state.targets.get_mut(&id) {
-                (row.shard, row.offered) = (offer.shard, incarnation);
+                (row.shard, row.offered, row.lock) = (offer.shard, incarnation, offer.lock);
             }
         }
         self.touch_routing();
@@ -119,7 +119,8 @@ impl Manager {
         self.state.next_target += 1;
         let opened = Opening { incarnation, count: None };
         let (shard, uuid) = (offer.shard, offer.uuid.clone());
-        let row = TargetRow { node, shard, uuid, chain: 0, offered: incarnation, opened, born: incarnation, draining: false };
+        let row =
+            TargetRow { node, shard, uuid, chain: 0, offered: incarnation, lock: 0, opened, born: incarnation, draining: false };
         self.state.targets.insert(id, row);
         self.touch_routing();
         id
@@ -185,7 +186,8 @@ impl Manager {
     }
 
     /// A second process is let in when the first surely serves no more: its lease has ended, or the new one holds the
-    /// locks of all its targets, which no two living processes can.
+    /// locks of all its targets, which no two living processes can. A copy of a target has a lock of its own: it shows
+    /// nothing about who has the first.
     fn check_duplicate(&self, now: Time, request: &RegisterRequest) -> Result<(), Failure> {
         let id = request.node;
         let Some(row) = self.state.nodes.get(&id).filter(|row| row.process != request.process) else { return Ok(()) };
@@ -196,7 +198,8 @@ impl Manager {
         let wait = ends - now;
         let text = format!(
             "node {id} is held by a process at {}, whose lease may run for another {} ms: give this process another \
-             node id, or, if that one has ended, try again then",
+             node id and empty directories (a copy of a node's directory is no second node), or, if that one has ended, \
+             try again then",
             row.shard_addrs.first().map_or("an unknown address", String::as_str),
             wait / 1_000_000 + 1
         );
@@ -205,7 +208,9 @@ impl Manager {
 
     fn shows_locks(&self, request: &RegisterRequest) -> bool {
         let mut held = self.state.offered_by(request.node).peekable();
-        held.peek().is_some() && held.all(|(_, t)| request.targets.iter().any(|offer| offer.uuid == t.uuid))
+        let same_lock = |offer: &TargetOffer, t: &TargetRow| (offer.lock != 0 && offer.lock == t.lock) || is(Mutation::AnyCopy);
+        let shown = |t: &TargetRow| request.targets.iter().any(|offer| offer.uuid == t.uuid && same_lock(offer, t));
+        held.peek().is_some() && held.all(|(_, t)| shown(t))
     }
 }
 

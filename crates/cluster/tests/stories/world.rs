@@ -50,7 +50,9 @@ pub(crate) struct World {
 
 impl SimNode {
     pub(crate) fn register_request(&self) -> RegisterRequest {
-        let offer = |t: &SimTarget| TargetOffer { uuid: t.uuid.clone(), target: t.id, shard: 0, space: Space::default() };
+        let lock = |t: &SimTarget| (1 + u64::from(self.id)) << 8 | u64::from(t.uuid[0]);
+        let offer =
+            |t: &SimTarget| TargetOffer { uuid: t.uuid.clone(), target: t.id, shard: 0, space: Space::default(), lock: lock(t) };
         RegisterRequest {
             node: self.id,
             cluster: 0,

@@ -76,12 +76,12 @@ impl Targets {
 
     /// What to offer to the manager, and the cluster each belongs to (0: none).
     pub(super) fn offers(&self, shard: u32) -> Vec<(TargetOffer, u64)> {
-        let offer = |store: &catena_engine::target_dir::FileStore| {
+        let offer = |Opened { store, dir }: &Opened| {
             let identity = store.identity();
-            let offer = TargetOffer { uuid: identity.uuid.to_vec(), target: identity.target, shard, space: store.space() };
-            (offer, identity.cluster)
+            let (uuid, target) = (identity.uuid.to_vec(), identity.target);
+            (TargetOffer { uuid, target, shard, space: store.space(), lock: dir.lock_number() }, identity.cluster)
         };
-        self.list.iter().filter_map(|t| t.opened.as_ref()).map(|o| offer(&o.store)).collect()
+        self.list.iter().filter_map(|t| t.opened.as_ref()).map(offer).collect()
     }
 
     /// Writes cluster and ids into the superblocks and starts the state machines. Blocks.

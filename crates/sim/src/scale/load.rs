@@ -87,7 +87,7 @@ impl Cluster {
 
     fn register(&mut self, id: NodeId) {
         let uuid = |n: u32| (u128::from(id) << 32 | u128::from(n)).to_le_bytes().to_vec();
-        let offer = |n| TargetOffer { uuid: uuid(n), target: 0, shard: n % 4, space: space() };
+        let offer = |n| TargetOffer { uuid: uuid(n), target: 0, shard: n % 4, space: space(), lock: 0 };
         let addr = |shard: u32| format!("10.{}.{}.{}:{}", id >> 16, id >> 8 & 255, id & 255, 7410 + shard);
         let request = RegisterRequest {
             node: id,

@@ -668,7 +668,9 @@ impl World {
     fn registration(&self, node: usize, process: u64) -> RegisterRequest {
         let offer = |s: &Slot| {
             let space = s.open.as_ref().map(|o| o.store.chunks().space()).unwrap_or_default();
-            TargetOffer { uuid: s.uuid.to_vec(), target: s.id, shard: s.shard, space }
+            // Nobody copies a disk here: a disk has one lock for good.
+            let lock = s.uuid.iter().fold(1, |lock: u64, &byte| lock.wrapping_mul(257).wrapping_add(u64::from(byte)));
+            TargetOffer { uuid: s.uuid.to_vec(), target: s.id, shard: s.shard, space, lock }
         };
         let n = &self.nodes[node];
         let known = n.slots.iter().any(|s| s.id != 0);

@@ -185,7 +185,7 @@ fn progress() -> SyncProgress {
 
 fn manager() -> Vec<Sample> {
     let space = Space { total: 1 << 40, used: 1 << 30, reserved: 4096, chunks: 77, level: 0 };
-    let offer = TargetOffer { uuid: (0..16).collect(), target: 31, shard: 1, space };
+    let offer = TargetOffer { uuid: (0..16).collect(), target: 31, shard: 1, space, lock: 0x10c4 };
     let register = RegisterRequest {
         node: 2,
         cluster: 0xc1c2_c3c4,
