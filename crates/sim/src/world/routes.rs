@@ -77,7 +77,7 @@ impl World {
         let late = self.rng.below(u64::from(self.plan.lease_ms) * 8) * MS;
         // To a manager that has not heard of the node yet, at times: the one elected just before.
         let election = self.manager.term_length() + late % (u64::from(self.plan.heartbeat_ms) * MS);
-        if late > election && late / MS % 4 == 0 {
+        if late > election && (late / MS).is_multiple_of(4) {
             self.coverage.hit("fault at a reopening and another manager");
             self.after(late - election, Ev::ManagerDeposed);
         }
