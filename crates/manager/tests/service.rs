@@ -43,7 +43,7 @@ struct FakeNode {
 
 impl FakeNode {
     fn request(id: u32, process: u64, cluster: u64) -> RegisterRequest {
-        let offer = TargetOffer { uuid: vec![id as u8; 16], target: 0, shard: 0, space: Space::default(), lock: 0 };
+        let offer = TargetOffer { uuid: vec![id as u8; 16], target: 0, shard: 0, space: Space::default(), lock: id.into() };
         RegisterRequest {
             node: id,
             cluster,
