@@ -1,7 +1,7 @@
 //! Giving space back to the file system: stretches of the data area that have been free for a while become holes.
 //!
-//! A file system lets nothing else happen to a file while it makes a hole, and has to find space again for what is written
-//! there later: so while updates come, there is a pause between two stretches.
+//! A file system lets nothing else happen to a file while it makes a hole, not even reads, and has to find space again for
+//! what is written there later: so while anybody reads or writes, there is a pause between two stretches.
 //!
 //! What must hold: a stretch is taken from the allocator while it is being punched, so that nobody writes to it; only
 //! stretches that were freed, or found free at open, are punched, not the space that was never used.
@@ -18,7 +18,7 @@ use crate::disk::{Disk, IoOp};
 /// Blocks of a stretch: 1 MiB.
 const STRETCH: u64 = 256;
 
-/// The pause between two stretches while updates come, and how long none may have come to be done with it.
+/// The pause between two stretches while calls come, and how long none may have come to be done with it.
 const PAUSE: Time = 1_000_000_000;
 
 /// What is to be given back.
@@ -33,8 +33,8 @@ pub(crate) struct Punch {
     running: Vec<Run>,
     /// When the last stretch was punched.
     last: Time,
-    /// Updates so far, and when one was seen last.
-    updates: (u64, Option<Time>),
+    /// Updates and reads so far, and when one was seen last.
+    calls: (u64, Option<Time>),
     /// The file system cannot.
     refused: bool,
 }
@@ -88,16 +88,16 @@ impl Punch {
         }
     }
 
-    /// So many updates have been staged.
-    fn see(&mut self, updates: u64, now: Time) {
-        if self.updates.0 != updates {
-            self.updates = (updates, Some(now));
+    /// So many updates and reads have ended.
+    fn see(&mut self, calls: u64, now: Time) {
+        if self.calls.0 != calls {
+            self.calls = (calls, Some(now));
         }
     }
 
     /// When the next stretch may be punched, at the earliest.
     fn rested(&self, now: Time) -> Time {
-        let busy = self.updates.1.is_some_and(|seen| now < seen + PAUSE);
+        let busy = self.calls.1.is_some_and(|seen| now < seen + PAUSE);
         if busy { self.last + PAUSE } else { 0 }
     }
 
@@ -120,7 +120,7 @@ impl<D: Disk> CowStore<D> {
 
     pub(super) fn advance_punch(&mut self) {
         self.punch.start(self.now);
-        self.punch.see(self.stats.staged, self.now);
+        self.punch.see(self.stats.staged + self.stats.reads, self.now);
         if self.failed.is_some() || self.punch_due().is_none_or(|due| self.now < due) {
             return;
         }
