@@ -317,7 +317,7 @@ fn is_given_back_slowly_beside(call: impl Fn(&mut Bed)) {
 #[test]
 fn space_is_given_back_slowly_under_load() {
     is_given_back_slowly_beside(|bed| bed.write(&key(15), 0, b"on and on").unwrap());
-    is_given_back_slowly_beside(|bed| assert_eq!(bed.read(&key(15), 0, 9).unwrap(), [16; 9]));
+    is_given_back_slowly_beside(|bed| assert_eq!(bed.read(&key(15), 0, 9).unwrap(), vec![16; 9]));
 }
 
 /// As a target fills: a warning, then no new chunks, then no writes; updates that make room and installs always.
