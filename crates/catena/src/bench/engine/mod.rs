@@ -39,7 +39,7 @@ const AGING: Work = Work { name: "aging", chunk_size: 1 << 20, size: 1 << 20, ..
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  catena bench engine --dir /path/on/the/disk\n  catena bench engine --only new,update-4k --duration 3s --rounds 15\n  catena bench engine --only open --chunks 100000 --json\n\nWorks: new-64k, new-1m, new-4m, overwrite-64k, overwrite-1m, overwrite-4m, update-4k (random blocks of 512 KiB chunks),\nappend-64k (to 1 MiB chunks), read-4k, read-64k, read-1m (random, verified), open.\n\nIn every round the raw disk does the same load first: O_DIRECT on a file that was written before, each write with an\nfdatasync of its own behind it (none with --durability replicated), through threads or io_uring, whichever was faster. The target's blocks have been written\nbefore too. A bar that is missed is marked; the exit code stays 0."
+    after_help = "Examples:\n  catena bench engine --dir /path/on/the/disk\n  catena bench engine --only new,update-4k --duration 3s --rounds 31\n  catena bench engine --only open --chunks 100000 --json\n\nWorks: new-64k, new-1m, new-4m, overwrite-64k, overwrite-1m, overwrite-4m, update-4k (random blocks of 512 KiB chunks),\nappend-64k (to 1 MiB chunks), read-4k, read-64k, read-1m (random, verified), open.\n\nIn every round the raw disk does the same load first: O_DIRECT on a file that was written before, each write with an\nfdatasync of its own behind it (none with --durability replicated), through threads or io_uring, whichever was faster. The target's blocks have\nbeen written before too. A bar that is missed is marked; the exit code stays 0."
 )]
 pub(crate) struct Args {
     /// Directory for the target, on the disk to measure (default: where temporary files go); removed afterwards
@@ -54,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "1s", value_parser = parse_duration, value_name = "DURATION")]
     duration: Duration,
     /// Rounds per work
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Chunks of the target that is opened
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
